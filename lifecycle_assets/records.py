@@ -1,0 +1,202 @@
+"""The records that travel along the edges of the graph.
+
+Lives here: small frozen values (ids, digests, verdicts), each naming the evidence it rests on, and their JSON form.
+Add here: a record when an asset gains a consumer that needs more than "it was materialized".
+Not here: rows of data (they are in the tables), reading records from Dagster (`edges.py`), anything with behaviour.
+
+A record is read back by `from_json` with every field required: a record written by another release that
+lacks a field is refused rather than completed with guesses.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+
+def digest(value: object, *, length: int = 16) -> str:
+    """The first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What every record can do: go to JSON and come back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, readable in the metadata of a materialization."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The record of `value`. Raises `ValueError` naming the fields that are missing."""
+        names = {field.name for field in fields(cls)}
+        missing = sorted(names - set(value))
+        if missing:
+            raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
+        return cls(**{name: value[name] for name in names})
+
+
+@dataclass(frozen=True)
+class SourceRecord(Record):
+    """The agent's source as observed: a digest over code, config and requirements, and the git commit."""
+
+    digest: str
+    git_commit: str
+
+
+@dataclass(frozen=True)
+class DatasetRecord(Record):
+    """The evaluation dataset: MLflow id and name, digest over its records, number of records."""
+
+    dataset_id: str
+    name: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class ModelRecord(Record):
+    """A logged model, the run that logged it and the source digest it was logged from."""
+
+    model_id: str
+    run_id: str
+    experiment_id: str
+    source_digest: str
+    git_commit: str
+
+
+@dataclass(frozen=True)
+class EvalRecord(Record):
+    """An evaluation of one logged model on one dataset digest, with the verdict of the gate.
+
+    `scorers` maps scorer name to the digest of its source; `metrics` maps `<scorer>/<aggregation>` to its value;
+    `verdict` is `passed`, `failed`, `dry_run` or `ungated`; `reasons` are sentences; `at` is UTC ISO 8601.
+    """
+
+    run_id: str
+    model_id: str
+    dataset_name: str
+    dataset_digest: str
+    scorers: dict[str, str]
+    rows: int
+    errors: int
+    metrics: dict[str, float]
+    verdict: str
+    reasons: list[str]
+    incumbent_run_id: str
+    at: str
+
+    @property
+    def evidence_digest(self) -> str:
+        """Names this evidence: changes when any number, id or verdict in it changes."""
+        return digest(self.to_json())
+
+
+@dataclass(frozen=True)
+class VersionRecord(Record):
+    """A registered version and the evidence it was registered on."""
+
+    name: str
+    version: str
+    model_id: str
+    eval_run_id: str
+    dataset_digest: str
+    evidence_digest: str
+
+
+@dataclass(frozen=True)
+class ChampionRecord(Record):
+    """Who is champion and who was before (empty when nobody was)."""
+
+    name: str
+    version: str
+    model_id: str
+    previous: str
+    evidence_digest: str
+    promoted_at: str
+
+
+@dataclass(frozen=True)
+class DeploymentRecord(Record):
+    """What was handed to the runtime: target, place of the hand-off, version and model."""
+
+    target: str
+    location: str
+    version: str
+    model_id: str
+    handed_at: str
+
+
+@dataclass(frozen=True)
+class ScorerVersion(Record):
+    """A registered scorer: declared name, registered name, version, digest of its source, rate, filter, level."""
+
+    name: str
+    registered_name: str
+    version: str
+    digest: str
+    sample_rate: float
+    filter: str
+    level: str
+    cost_per_call: float
+
+
+@dataclass(frozen=True)
+class ScorersRecord(Record):
+    """The registered set, and the champion's model it was registered under."""
+
+    digest: str
+    model_id: str
+    scorers: list[dict[str, Any]]
+
+    @property
+    def versions(self) -> list[ScorerVersion]:
+        """The scorers as records."""
+        return [ScorerVersion.from_json(scorer) for scorer in self.scorers]
+
+
+@dataclass(frozen=True)
+class ScoresRecord(Record):
+    """Coverage of one day: per registered scorer name, `{version, sampled, scored, errored, waiting}` (traces)."""
+
+    day: str
+    scorers_digest: str
+    traces: int
+    coverage: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ArchiveRecord(Record):
+    """What the tables hold of one day: rows, and the newest trace seen (epoch milliseconds)."""
+
+    day: str
+    traces: int
+    spans: int
+    assessments: int
+    watermark_ms: int
+
+
+@dataclass(frozen=True)
+class SessionRecord(Record):
+    """A labeling session: id, name, its traces, the champion version it was opened under, and why."""
+
+    session_id: str
+    name: str
+    trace_ids: list[str]
+    champion_version: str
+    reason: str
+    opened_at: str
+
+
+@dataclass(frozen=True)
+class LabelsRecord(Record):
+    """Labels of a session as synced: completed items, labels, and the dataset they were merged into."""
+
+    session_id: str
+    completed: int
+    labels: int
+    merged: int
+    dataset_digest: str

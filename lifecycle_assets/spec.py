@@ -1,0 +1,304 @@
+"""What a `defs.yaml` may say about one agent.
+
+Lives here: the pydantic models of `attributes`, with every field described and bounded.
+Add here: a field when a user must decide something; give it a description and a default that is safe.
+Not here: reading files and turning errors into sentences (`spec_file.py`), behaviour of any kind.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+AGGREGATIONS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
+"""How the values of one scorer become the number of a metric `<scorer>/<aggregation>`."""
+
+MAX_SCORERS = 20
+"""Scorers an experiment may hold: the limit Databricks documents for production monitoring."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+
+
+class Strict(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resource(Strict):
+    """Something the agent needs at inference time; becomes a resource of the logged model."""
+
+    type: Literal[
+        "serving_endpoint", "vector_search_index", "function", "table", "genie_space", "uc_connection", "app", "lakebase"
+    ] = Field(description="Kind of the resource, as Databricks grants access to it.")
+    name: str = Field(min_length=1, description="Name of the endpoint, index, function, table, space, connection, app.")
+
+
+class AgentCode(Strict):
+    """The agent's code and what it needs to run."""
+
+    path: str = Field(description="Models-from-code file, relative to defs.yaml; ends with mlflow.models.set_model.")
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Prompts, tool list and flags: handed to the agent as its ModelConfig, kept as agent_config.json.",
+    )
+    pip_requirements: list[str] = Field(min_length=1, description="Requirements of the agent, each pinned with ==.")
+    resources: list[Resource] = Field(default_factory=list, description="What the agent reaches at inference time.")
+    input_example: dict[str, Any] = Field(description="One request; also the request of the smoke prediction.")
+    code_paths: list[str] = Field(
+        default_factory=list, description="Files and folders logged beside the agent, relative to defs.yaml."
+    )
+
+
+class Threshold(Strict):
+    """A line the evaluation has to reach. Exactly one of `at_least` and `at_most`: the direction is declared."""
+
+    metric: str = Field(description=f"<scorer>/<aggregation>, aggregation one of {', '.join(AGGREGATIONS)}.")
+    at_least: float | None = Field(default=None, description="Lowest value that passes.")
+    at_most: float | None = Field(default=None, description="Highest value that passes; for latency and cost.")
+    min_rows: int = Field(default=1, ge=1, description="Rows the scorer must have given a value for.")
+    max_error_rate: float = Field(default=0.0, ge=0, le=1, description="Share of rows that may have failed, 0..1.")
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value is an improvement."""
+        return self.at_least is not None
+
+
+class Incumbent(Strict):
+    """How the candidate is compared with the champion on the same dataset digest and scorers."""
+
+    max_regression: float = Field(default=0.0, ge=0, description="How much worse than the champion a metric may be.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Confidence of the comparison, 0.5..1.")
+
+
+class Gate(Strict):
+    """When an evaluation is good enough for the alias `champion`."""
+
+    mode: Literal["enforce", "dry_run", "disabled"] = Field(
+        default="enforce",
+        description="enforce blocks; dry_run records the verdict and lets through; disabled records 'ungated'.",
+    )
+    thresholds: list[Threshold] = Field(default_factory=list, description="Lines to reach, all of them.")
+    incumbent: Incumbent | None = Field(default_factory=Incumbent, description="Comparison with the champion, or null.")
+    max_age: str = Field(
+        default="30d", pattern=r"^[1-9][0-9]{0,3}[hd]$", description="How old evidence may be: 12h, 30d."
+    )
+    approval: Literal["none"] = Field(default="none", description="Whether a person must approve: none.")
+
+    @model_validator(mode="after")
+    def _thresholds_unless_disabled(self) -> Self:
+        if self.mode != "disabled" and not self.thresholds:
+            raise ValueError("a gate without thresholds passes anything: add thresholds, or set mode: disabled")
+        return self
+
+
+class Evaluation(Strict):
+    """Offline evaluation of a candidate."""
+
+    dataset: str = Field(description="A .jsonl file relative to defs.yaml, or the name of an MLflow dataset.")
+    scorers: list[Name] = Field(default_factory=list, description="Scorers that run; empty means all that are active.")
+    gate: Gate = Field(description="What the result must reach.")
+
+
+class Builtin(Strict):
+    """A scorer MLflow ships."""
+
+    builtin: str = Field(pattern=r"^[A-Z][A-Za-z]*$", description="Class name in mlflow.genai.scorers, such as Safety.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of that class.")
+
+
+class Judge(Strict):
+    """A scorer in words: an LLM reads the trace and answers."""
+
+    judge: str = Field(
+        min_length=20, description="Instructions with {{ inputs }}, {{ outputs }} or {{ trace }}; a yes-or-no question."
+    )
+
+
+class Scorer(Strict):
+    """One scorer, the same offline and in production."""
+
+    name: Name = Field(description="Short name; the registered name adds environment and agent.")
+    source: str | Builtin | Judge = Field(description="scorers.py:function, {builtin: ...} or {judge: ...}.")
+    sample_rate: float = Field(default=1.0, ge=0, le=1, description="Share of production traces it scores, 0..1.")
+    filter: str = Field(default="", description="MLflow trace filter; only matching traces are scored.")
+    cost_per_call: float = Field(default=0.0, ge=0, description="USD one call costs; used by backfill budgets.")
+    level: Literal["trace"] = Field(default="trace", description="What one call looks at: trace.")
+    requires: str = Field(
+        default="", description="Environment variable without which the scorer is left out, such as LIFECYCLE_JUDGE_MODEL."
+    )
+
+
+class Redact(Strict):
+    """Text that never reaches a table."""
+
+    pattern: str = Field(description="Regular expression.")
+    replacement: str = Field(default="[redacted]", description="What stands there instead.")
+
+
+class ArchivePolicy(Strict):
+    """How production traces are kept."""
+
+    table_prefix: str = Field(default="", pattern=r"^[a-z0-9_]*$", description="Before each table; default <name>_.")
+    settle_minutes: float = Field(default=5, ge=0, description="A trace is taken this long after its last event.")
+    late_days: int = Field(default=7, ge=0, le=90, description="Days back in which late assessments are looked for.")
+    redact: list[Redact] = Field(default_factory=list, description="Applied to every text before it is written.")
+    retention_days: int | None = Field(default=None, ge=1, description="Days kept; null keeps all.")
+    start_date: str = Field(
+        default="2025-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="First day of the partitions, UTC."
+    )
+
+
+class BackfillPolicy(Strict):
+    """How far and how dear a scorer backfill may go."""
+
+    lookback_days: int = Field(default=30, ge=1, le=365, description="Oldest day a backfill reaches, in days.")
+    max_cost_usd: float = Field(default=5.0, ge=0, description="USD the sensor may spend for one change.")
+    max_traces: int = Field(default=10_000, ge=1, description="Traces the sensor may score for one change.")
+
+
+class LabelSchema(Strict):
+    """One question put to a reviewer."""
+
+    name: Name = Field(description="Name of the assessment the answer becomes.")
+    type: Literal["feedback", "expectation"] = Field(description="An opinion, or what should have been said.")
+    input: Literal["pass_fail", "categorical", "numeric", "text"] = Field(description="How it is answered.")
+    instruction: str = Field(min_length=1, description="The question, in words.")
+    options: list[str] = Field(default_factory=list, description="Choices of a categorical question.")
+    judges: Name | None = Field(default=None, description="The scorer this answer is the truth for.")
+    judge_passes_at: float = Field(default=0.5, description="A scorer's number from here on means yes.")
+
+
+class LabelRules(Strict):
+    """Which traces people should look at."""
+
+    negative_feedback: int = Field(default=5, ge=0, description="Thumbs-down traces that open a session; 0 is never.")
+    low_scores: dict[str, float] = Field(default_factory=dict, description="Scorer: traces scored below the value.")
+    random: int = Field(default=0, ge=0, description="Traces chosen at random besides, in the weekly session.")
+
+
+class Labeling(Strict):
+    """How people review production traces."""
+
+    reviewers: list[str] = Field(default_factory=list, max_length=10, description="User names, 10 at most (MLflow).")
+    schemas: list[LabelSchema] = Field(min_length=1, description="The questions.")
+    rules: LabelRules = Field(default_factory=LabelRules, description="How traces are chosen.")
+    max_items: int = Field(default=20, ge=1, le=500, description="Traces in one session at most.")
+    cadence: str = Field(default="0 7 * * 1", description="Cron of the regular session, UTC.")
+    min_kappa: float = Field(default=0.4, ge=-1, le=1, description="Agreement a judge must reach with people.")
+
+    @field_validator("schemas")
+    @classmethod
+    def _distinct(cls, value: list[LabelSchema]) -> list[LabelSchema]:
+        names = [schema.name for schema in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"label schema '{name}' is declared twice")
+        return value
+
+
+class Deployment(Strict):
+    """Where the champion runs."""
+
+    target: Literal["none", "local"] = Field(default="local", description="none, or local: lifecycle serve.")
+    port: int = Field(default=5001, ge=1, le=65535, description="Port of lifecycle serve, on the loopback interface.")
+
+
+class AlertRule(Strict):
+    """A number to watch by day: breached when `k` of the last `n` days lie beyond the line, the last one included."""
+
+    name: Name = Field(description="Name of the asset check on quality_metrics.")
+    metric: str = Field(description="Metric in quality_metrics, such as grounded/mean, latency/p95, error_rate.")
+    at_least: float | None = Field(default=None, description="Lowest value that is well.")
+    at_most: float | None = Field(default=None, description="Highest value that is well.")
+    k: int = Field(default=1, ge=1, description="Days that must breach.")
+    n: int = Field(default=1, ge=1, le=90, description="Days looked at.")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        if self.k > self.n:
+            raise ValueError("k must not exceed n")
+        return self
+
+
+class Alerts(Strict):
+    """What people are told about, and where."""
+
+    rules: list[AlertRule] = Field(default_factory=list, description="Rules over the daily numbers.")
+    webhook_env: str = Field(
+        default="LIFECYCLE_ALERT_WEBHOOK",
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Environment variable that holds the webhook's URL.",
+    )
+
+
+class AgentSpec(Strict):
+    """Everything declared about one agent."""
+
+    name: Name = Field(description="Agent name: prefix of every asset key, part of every table and scorer name.")
+    model_name: str = Field(
+        pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$",
+        description="Three-level name catalog.schema.model, the same locally and in Unity Catalog.",
+    )
+    experiment: str = Field(min_length=1, description="MLflow experiment that holds runs, models and traces.")
+    agent: AgentCode
+    eval: Evaluation
+    scorers: list[Scorer] = Field(min_length=1, max_length=MAX_SCORERS)
+    archive: ArchivePolicy = Field(default_factory=ArchivePolicy)
+    backfill: BackfillPolicy = Field(default_factory=BackfillPolicy)
+    labeling: Labeling
+    deployment: Deployment = Field(default_factory=Deployment)
+    alerts: Alerts = Field(default_factory=Alerts)
+
+    @field_validator("scorers")
+    @classmethod
+    def _distinct(cls, value: list[Scorer]) -> list[Scorer]:
+        names = [scorer.name for scorer in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"scorer '{name}' is declared twice")
+        return value
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        known = {scorer.name for scorer in self.scorers}
+        for index, threshold in enumerate(self.eval.gate.thresholds):
+            scorer, _, aggregation = threshold.metric.rpartition("/")
+            if scorer not in known or aggregation not in AGGREGATIONS:
+                raise ValueError(
+                    f"eval.gate.thresholds[{index}].metric: unknown metric '{threshold.metric}'; write "
+                    f"<scorer>/<aggregation> with a scorer of {', '.join(sorted(known))} "
+                    f"and an aggregation of {', '.join(AGGREGATIONS)}"
+                )
+        for where, names in {
+            "eval.scorers": self.eval.scorers,
+            "labeling.rules.low_scores": self.labeling.rules.low_scores,
+            "labeling.schemas.judges": [schema.judges for schema in self.labeling.schemas if schema.judges],
+        }.items():
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{where}: no scorer '{name}' is declared; declared are {', '.join(sorted(known))}")
+        return self
+
+    @property
+    def catalog(self) -> str:
+        """First level of the model name, and of the tables."""
+        return self.model_name.split(".")[0]
+
+    @property
+    def schema_name(self) -> str:
+        """Second level of the model name, and of the tables."""
+        return self.model_name.split(".")[1]
+
+    @property
+    def table_prefix(self) -> str:
+        """`<catalog>.<schema>.<prefix>`, to which a table's name is appended."""
+        return f"{self.catalog}.{self.schema_name}.{self.archive.table_prefix or self.name + '_'}"

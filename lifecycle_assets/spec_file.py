@@ -1,0 +1,212 @@
+"""From a `defs.yaml` to an agent, or to one sentence about what is wrong with it.
+
+Lives here: `Agent` (a spec and its folder), reading it, checking it against the files beside it.
+Add here: a check of the declaration that needs the file system but runs none of the agent's code.
+Not here: the fields themselves (`spec.py`); running the agent's code (`resources/`).
+"""
+
+import difflib
+import json
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec import AgentSpec
+
+COMPONENT_TYPE = "lifecycle_assets.component.AgentLifecycle"
+DEFS_FOLDER = Path(__file__).parent / "defs"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One declared agent: its spec and the folder its files are in."""
+
+    spec: AgentSpec
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self.spec.name
+
+    def path(self, relative: str) -> Path:
+        """A file named in the declaration."""
+        return self.folder / relative
+
+
+def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
+    """The agent of `attributes`, as read from `file`. Raises `Refused` with file, field and remedy."""
+    try:
+        spec = AgentSpec.model_validate(attributes or {})
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        more = f" ({len(others)} more after this one.)" if others else ""
+        raise Refused(f"{_shown(file)}: {_sentence(first, attributes or {})}{more}") from None
+    agent = Agent(spec, file.parent)
+    for field, relative in _declared_files(spec):
+        _require_file(agent, file, field, relative)
+    for index, rule in enumerate(spec.archive.redact):
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise Refused(
+                f"{_shown(file)}: archive.redact[{index}].pattern is not a regular expression ({error}); correct it."
+            ) from None
+    return agent
+
+
+def read_agent(file: Path) -> Agent:
+    """The agent declared in `file`. Raises `Refused` when it is not YAML or not a valid declaration."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise Refused(f"{_shown(file)}{line}: is not YAML; correct the syntax there.") from None
+    if not isinstance(document, dict):
+        raise Refused(f"{_shown(file)}: is empty; declare type and attributes.")
+    return parse_agent(document.get("attributes"), file)
+
+
+def find_agents(root: Path = DEFS_FOLDER) -> list[Agent]:
+    """Every agent declared below `root`, by name. Raises `Refused` for a bad file or a name used twice."""
+    agents: dict[str, Agent] = {}
+    for file in sorted(root.glob("**/defs.yaml")):
+        if COMPONENT_TYPE not in file.read_text(encoding="utf-8", errors="replace"):
+            continue
+        agent = read_agent(file)
+        if agent.name in agents:
+            raise Refused(
+                f"{_shown(file)}: name '{agent.name}' is taken by {_shown(agents[agent.name].folder / 'defs.yaml')}; "
+                "give each agent its own name."
+            )
+        agents[agent.name] = agent
+    return [agents[name] for name in sorted(agents)]
+
+
+def dataset_rows(path: Path) -> list[dict[str, Any]]:
+    """The records of an evaluation dataset file: `inputs` (object) and `expectations` (object, may be empty).
+
+    Raises `Refused` naming file and line for anything that is not such a record, and for a file without any.
+    """
+    rows = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise Refused(f"{_shown(path)} line {number}: is not JSON ({error.msg}); correct the line.") from None
+        if not isinstance(row, dict) or not isinstance(row.get("inputs"), dict) or not row["inputs"]:
+            raise Refused(
+                f'{_shown(path)} line {number}: has no "inputs" object; write {{"inputs": {{...}}, "expectations": {{...}}}}.'
+            )
+        if not isinstance(row.get("expectations", {}), dict) or set(row) - {"inputs", "expectations"}:
+            raise Refused(
+                f'{_shown(path)} line {number}: only "inputs" and "expectations", both objects, may stand there; '
+                "remove the rest."
+            )
+        key = json.dumps(row["inputs"], sort_keys=True)
+        if key in seen:
+            raise Refused(f"{_shown(path)} line {number}: asks the same as line {seen[key]}; remove one of them.")
+        seen[key] = number
+        rows.append({"inputs": row["inputs"], "expectations": row.get("expectations", {})})
+    if not rows:
+        raise Refused(f"{_shown(path)}: holds no record; add at least one line.")
+    return rows
+
+
+def _declared_files(spec: AgentSpec) -> list[tuple[str, str]]:
+    files = [("agent.path", spec.agent.path)]
+    files += [(f"agent.code_paths[{i}]", path) for i, path in enumerate(spec.agent.code_paths)]
+    if spec.eval.dataset.endswith(".jsonl"):
+        files.append(("eval.dataset", spec.eval.dataset))
+    for index, scorer in enumerate(spec.scorers):
+        if isinstance(scorer.source, str):
+            module, separator, function = scorer.source.partition(":")
+            files.append((f"scorers[{index}].source", module if separator and function else scorer.source + ":"))
+    return files
+
+
+def _require_file(agent: Agent, file: Path, field: str, relative: str) -> None:
+    if relative.endswith(":"):
+        raise Refused(f"{_shown(file)}: attributes.{field} '{relative[:-1]}' must be written file.py:function.")
+    inside = agent.path(relative).resolve()
+    if not inside.is_relative_to(agent.folder.resolve()):
+        raise Refused(f"{_shown(file)}: attributes.{field} '{relative}' leaves the agent's folder; move the file into it.")
+    if not inside.exists():
+        raise Refused(
+            f"{_shown(file)}: attributes.{field} names '{relative}', which is not there; "
+            "create the file or correct the name."
+        )
+
+
+def _sentence(error: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    """One pydantic error as field, fault and remedy."""
+    location = [part for part in error["loc"] if not (isinstance(part, str) and part[:1].isupper())]
+    location = [part for part in location if part != "str"]
+    field = "attributes" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        remedy = f"did you mean '{close[0]}'?" if close else f"known here are {', '.join(known)}."
+        return f"{field} is not a known field; {remedy}"
+    if kind == "missing":
+        return f"{field} is missing; add it ({_description_at(location)})."
+    if kind in ("value_error", "assertion_error"):
+        return f"{field}: {message}." if field != "attributes" else f"attributes.{message}."
+    shown = json.dumps(error["input"], default=str)
+    if len(shown) > 60:
+        shown = shown[:57] + "..."
+    description = _description_at(location)
+    return f"{field} is {shown}: {message[0].lower()}{message[1:]}. {description}".strip()
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Every pydantic model inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, list, dict):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
+    models: list[type[BaseModel]] = [AgentSpec]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        models = [found for annotation in annotations for found in _models(annotation)]
+    return models
+
+
+def _fields_at(location: Sequence[Any]) -> list[str]:
+    return [name for model in _models_at(location) for name in model.model_fields]
+
+
+def _description_at(location: Sequence[Any]) -> str:
+    if not location:
+        return ""
+    for model in _models_at(location[:-1]):
+        field = model.model_fields.get(str(location[-1]))
+        if field and field.description:
+            return field.description
+    return ""
+
+
+def _shown(file: Path) -> str:
+    """The path as a person would write it: relative to here when it is below."""
+    try:
+        return str(file.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)

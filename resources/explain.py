@@ -1,0 +1,78 @@
+"""From a library's error to a refusal a person can act on.
+
+Lives here: the one place that knows what a locked SQLite file, a full disk or an unreachable server look like.
+Add here: a fault of the environment that users meet and can mend.
+Not here: faults of a declaration (`lifecycle_assets/spec_file.py`), programming errors (they keep their trace).
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lifecycle_assets.refused import Refused
+
+_DISK = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+}
+
+
+def explain(error: BaseException, where: str) -> str | None:
+    """A sentence for a known fault of the environment, None for anything else.
+
+    `where` is what was being talked to, such as the tracking URI; it must not hold a secret.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        sentence = _explain_one(link, where)
+        if sentence:
+            return sentence
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _explain_one(error: BaseException, where: str) -> str | None:
+    text = str(error).lower()
+    if "database is locked" in text:
+        return f"{where}: the SQLite file is locked by another process; stop that process or wait for it, then run again."
+    if "attempt to write a readonly database" in text or "unable to open database file" in text:
+        return f"{where}: the SQLite file cannot be written; give this user write permission, or set LIFECYCLE_HOME."
+    if "database or disk is full" in text:
+        return f"{where}: the disk is full; free space, or set LIFECYCLE_HOME to another disk, then run again."
+    if "file is not a database" in text or "malformed" in text and "database" in text:
+        return f"{where}: the file is not a usable SQLite database; restore it, or move it away to start over."
+    if isinstance(error, OSError) and error.errno in _DISK:
+        place = error.filename or where
+        return f"{place}: {_DISK[error.errno]}; free space or give permission, or set LIFECYCLE_HOME, then run again."
+    if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "MaxRetryError", "NewConnectionError"):
+        return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    if "max retries exceeded with url" in text or "connection refused" in text:
+        return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    return None
+
+
+def without_password(uri: str) -> str:
+    """`uri` with any `user:password@` removed, so that it can be shown."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and "@" in rest.split("/")[0]:
+        rest = rest.split("@", 1)[1]
+    return scheme + separator + rest
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn known faults inside the block into `Refused`; everything else passes unchanged."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        sentence = explain(error, without_password(where))
+        if sentence is None:
+            raise
+        raise Refused(sentence) from error

@@ -1,0 +1,83 @@
+"""Steps that change process-global state, each in a process of its own.
+
+Lives here: the parent's side: start `python -m resources.worker_main ACTION`, follow its progress, take its answer.
+Add here: nothing; a new action goes into `worker_main.py`.
+Not here: what the actions do.
+
+MLflow keeps `set_model`, the active model and loaded agent code in the process: two agents in one process can
+swap their models. A worker serves one action for one agent and ends. It also ends when its parent dies, because
+it watches the pipe the parent holds open.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lifecycle_assets.refused import Refused
+from resources.mlflow_store import SETTINGS
+from resources.platform import Platform
+
+Progress = Callable[[str], None]
+"""Called with one line of progress at a time."""
+
+
+class WorkerFailed(Exception):
+    """The agent's or a library's code raised inside the worker; the text holds its traceback."""
+
+
+def run_worker(
+    action: str, request: Mapping[str, Any], *, platform: Platform, progress: Progress
+) -> dict[str, Any]:
+    """Run `action` with a JSON `request` and return its JSON answer.
+
+    Raises `Refused` when the worker refused, `WorkerFailed` when code in it raised or it was killed.
+    """
+    root = Path(__file__).resolve().parents[1]
+    env = {
+        **SETTINGS,
+        **os.environ,
+        "MLFLOW_TRACKING_URI": platform.tracking_uri,
+        "MLFLOW_REGISTRY_URI": platform.registry_uri,
+        "LIFECYCLE_HOME": str(platform.home),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONUNBUFFERED": "1",
+    }
+    with tempfile.TemporaryDirectory(prefix="lifecycle-") as folder:
+        answer_file = Path(folder) / "answer.json"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resources.worker_main", action, str(answer_file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            cwd=folder,
+        )
+        assert process.stdin and process.stdout  # Both are pipes.
+        tail: list[str] = []
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                tail = [*tail[-19:], line.rstrip()]
+                if line.startswith("progress: "):
+                    progress(line.removeprefix("progress: ").rstrip())
+            process.wait()
+        finally:
+            process.stdin.close()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if not answer_file.exists():
+            raise WorkerFailed(f"{action} ended with code {process.returncode}:\n" + "\n".join(tail))
+        answer = json.loads(answer_file.read_text(encoding="utf-8"))
+    if "refused" in answer:
+        raise Refused(answer["refused"], check=answer.get("check"))
+    if "failed" in answer:
+        raise WorkerFailed(answer["failed"])
+    return answer["answer"]
