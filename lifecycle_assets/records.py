@@ -91,8 +91,13 @@ class EvalRecord(Record):
 
     @property
     def evidence_digest(self) -> str:
-        """Names this evidence: changes when any number, id or verdict in it changes."""
-        return digest(self.to_json())
+        """Names this evidence: changes when any id, number or verdict in it changes.
+
+        Not part of it: when it was taken, and the champion it was compared with, so that reading a finished
+        evaluation back after its model became champion gives the same digest.
+        """
+        about = {key: value for key, value in self.to_json().items() if key not in ("at", "incumbent_run_id", "reasons")}
+        return digest(about)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,39 @@
-"""Logged models and registered versions."""
+"""Logged models, registered versions and aliases.
 
+Lives here: the gateway to the model registry: what it returns, what it promises, and MLflow's implementation.
+Add here: a question about logged models, versions or aliases.
+Not here: steps that run the agent's code (`model_steps.py`), who may become champion (`release.py`).
+
+`MlflowClient` speaks to an embedded store, a server and Unity Catalog alike, so there is one implementation.
+"""
+
+import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 from lifecycle_assets.records import SourceRecord
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.worker import Progress
+from resources import run_marks as marks
+from resources.agent_faults import check_source
+from resources.explain import explained
+from resources.mlflow_store import experiment_id, open_client
+from resources.model_steps import discard_run
+from resources.platform import Platform
+from resources.worker import Progress, run_worker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel as MlflowLoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+READY_SECONDS = 300
+"""How long a new version may take to become READY."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +71,9 @@ class ModelRegistry(ABC):
     """Logs agents as models, registers them, and moves aliases."""
 
     @abstractmethod
-    def log(self, agent: Agent, source: SourceRecord, *, progress: Progress) -> LoggedModel:
+    def log(
+        self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = ""
+    ) -> LoggedModel:
         """The logged model of this source digest: the existing one, or a new one after a smoke prediction.
 
         Raises `Refused` when the agent has no `set_model`, does not import, or fails its smoke prediction.
@@ -69,3 +98,170 @@ class ModelRegistry(ABC):
     @abstractmethod
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point `alias` at `version`; no write when it is there already."""
+
+
+class MlflowModelRegistry(ModelRegistry):
+    """The registry of an MLflow tracking store, embedded or a server."""
+
+    def __init__(self, platform: Platform) -> None:
+        """Opens nothing yet."""
+        self._platform = platform
+
+    def log(
+        self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = ""
+    ) -> LoggedModel:
+        """See `ModelRegistry.log`. Killed anywhere and repeated, one complete model remains."""
+        with explained(self._platform.tracking_uri):
+            client, experiment = self._client(), experiment_id(self._platform, agent.spec.experiment)
+            self._close_abandoned(client, experiment, agent)
+            found = self._complete_model(client, experiment, agent, source.digest)
+        if found is not None:
+            return self._described(found, created=False)
+        check_source(agent)
+        tags = {marks.AGENT: agent.name, marks.SOURCE_DIGEST: source.digest, marks.GIT_COMMIT: source.git_commit}
+        request = {
+            "folder": str(agent.folder),
+            "spec": agent.spec.model_dump(mode="json"),
+            "experiment_id": experiment,
+            "model_tags": {name: value for name, value in tags.items() if value},
+            "run_tags": {**tags, marks.STEP: "logged_model", marks.DAGSTER_RUN: dagster_run_id},
+        }
+        answer = run_worker("log_model", request, platform=self._platform, progress=progress)
+        with explained(self._platform.tracking_uri):
+            return self._described(client.get_logged_model(answer["model_id"]), created=True)
+
+    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        """See `ModelRegistry.register`. Killed anywhere and repeated by one process, one version remains."""
+        with explained(self._platform.tracking_uri):
+            client = self._client()
+            wanted = {**tags, marks.MODEL_ID: model_id}
+            found = next((one for one in self.versions(name) if one.model_id == model_id), None)
+            if found is None:
+                found = self._created(client, name, model_id, wanted)
+            for tag, value in wanted.items():
+                if found.tags.get(tag) != value:
+                    client.set_model_version_tag(name, found.version, tag, value)
+            self._link_back(client, found)
+            return RegisteredVersion(name, found.version, model_id, {**found.tags, **wanted}, found.created_ms)
+
+    def loads_back(
+        self, version: RegisteredVersion, request: Mapping[str, object], *, progress: Progress
+    ) -> str:
+        """See `ModelRegistry.loads_back`. Writes nothing, no trace either."""
+        asked = {"model_uri": f"models:/{version.name}/{version.version}", "input": dict(request)}
+        return run_worker("predict", asked, platform=self._platform, progress=progress)["answer"]
+
+    def versions(self, name: str) -> list[RegisteredVersion]:
+        """See `ModelRegistry.versions`."""
+        with explained(self._platform.tracking_uri):
+            client, found, token = self._client(), [], None
+            while True:
+                some = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+                found += [_version(one) for one in some]
+                token = some.token
+                if not token:
+                    return sorted(found, key=lambda one: int(one.version))
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """See `ModelRegistry.aliases`."""
+        from mlflow.exceptions import MlflowException
+
+        with explained(self._platform.tracking_uri):
+            try:
+                model = self._client().get_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return {}
+            return {alias: str(version) for alias, version in model.aliases.items()}
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """See `ModelRegistry.set_alias`."""
+        with explained(self._platform.tracking_uri):
+            if self.aliases(name).get(alias) != version:
+                self._client().set_registered_model_alias(name, alias, version)
+
+    def _client(self) -> "MlflowClient":
+        return open_client(self._platform)
+
+    def _close_abandoned(self, client: "MlflowClient", experiment: str, agent: Agent) -> None:
+        for run in marks.abandoned_runs(
+            client, experiment, {marks.STEP: "logged_model", marks.AGENT: agent.name}
+        ):
+            discard_run(client, experiment, run.info.run_id, "KILLED")
+
+    def _complete_model(
+        self, client: "MlflowClient", experiment: str, agent: Agent, digest: str
+    ) -> "MlflowLoggedModel | None":
+        tags = {marks.AGENT: agent.name, marks.SOURCE_DIGEST: digest, marks.COMPLETE: "true"}
+        found = client.search_logged_models(
+            [experiment], filter_string=marks.where_filter(tags), order_by=[{"field_name": "creation_time"}]
+        )
+        ready = [model for model in found if str(model.status) == "READY"]
+        return ready[0] if ready else None
+
+    def _described(self, model: "MlflowLoggedModel", *, created: bool) -> LoggedModel:
+        facts, smoke = json.loads(model.tags[marks.FACTS]), json.loads(model.tags[marks.SMOKE])
+        return LoggedModel(
+            model_id=model.model_id,
+            run_id=model.source_run_id or "",
+            experiment_id=model.experiment_id,
+            created=created,
+            has_signature=facts["has_signature"],
+            requirements=tuple(facts["requirements"]),
+            resources=facts["resources"],
+            answer=smoke["answer"],
+            smoke_seconds=smoke["seconds"],
+            url=marks.page(self._platform, f"experiments/{model.experiment_id}/models/{model.model_id}"),
+        )
+
+    def _created(
+        self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]
+    ) -> RegisteredVersion:
+        """A new version; its tag names the logged model from the first moment, so that a repeat finds it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        model = client.get_logged_model(model_id)
+        version = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=model.source_run_id,
+            model_id=model_id,
+            tags=dict(tags),
+            await_creation_for=READY_SECONDS,
+        )
+        return _version(version)
+
+    def _link_back(self, client: "MlflowClient", version: RegisteredVersion) -> None:
+        """Name the version on the logged model, as MLflow's server does and its embedded store does not."""
+        model = client.get_logged_model(version.model_id)
+        links = json.loads(model.tags.get("mlflow.modelVersions") or "[]")
+        if not any(link["name"] == version.name and str(link["version"]) == version.version for link in links):
+            links.append({"name": version.name, "version": version.version})
+            client.set_logged_model_tags(version.model_id, {"mlflow.modelVersions": json.dumps(links)})
+
+
+def _version(version: "ModelVersion") -> RegisteredVersion:
+    tags = dict(version.tags)
+    source = str(version.source or "")
+    linked = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
+    return RegisteredVersion(
+        name=version.name,
+        version=str(version.version),  # An int from SQLite, a str over HTTP.
+        model_id=tags.get(marks.MODEL_ID) or linked,
+        tags=tags,
+        created_ms=int(version.creation_timestamp),
+    )
+
+
+class ModelRegistryResource(dg.ConfigurableResource):
+    """The model registry of the platform the environment names."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> ModelRegistry:
+        """One gateway a run."""
+        return MlflowModelRegistry(Platform.from_env())

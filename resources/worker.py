@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from resources.platform import Platform
 
 Progress = Callable[[str], None]
 """Called with one line of progress at a time."""
+
+
+_FLUENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID")
+"""Variables by which a shell would choose the run, experiment or model a worker writes to; workers are told."""
 
 
 class WorkerFailed(Exception):
@@ -44,9 +49,12 @@ def run_worker(
         "MLFLOW_TRACKING_URI": platform.tracking_uri,
         "MLFLOW_REGISTRY_URI": platform.registry_uri,
         "LIFECYCLE_HOME": str(platform.home),
+        "LIFECYCLE_ENVIRONMENT": platform.environment,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
     }
+    for variable in _FLUENT:
+        env.pop(variable, None)
     with tempfile.TemporaryDirectory(prefix="lifecycle-") as folder:
         answer_file = Path(folder) / "answer.json"
         process = subprocess.Popen(
@@ -61,15 +69,17 @@ def run_worker(
         assert process.stdin and process.stdout  # Both are pipes.
         tail: list[str] = []
         try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # It ended at once: its last lines say why.
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
             for line in process.stdout:
                 tail = [*tail[-19:], line.rstrip()]
                 if line.startswith("progress: "):
                     progress(line.removeprefix("progress: ").rstrip())
             process.wait()
         finally:
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             if process.poll() is None:
                 process.kill()
                 process.wait()

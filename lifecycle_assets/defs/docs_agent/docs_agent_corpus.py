@@ -1,23 +1,21 @@
 """The text `docs_agent` answers from: documentation that the installed packages carry.
 
-Here lives reading that text (docstrings by `ast`, so nothing is imported; bundled Markdown; the
-long descriptions of distributions) and cutting it into bounded, de-duplicated passages in a
-stable order. Add to it when another installed package or another kind of file should be
-answerable. Ranking passages and choosing sentences does not belong here: `docs_agent_search`.
+Here lives finding and reading that text: docstrings by `ast` (nothing is imported), bundled
+Markdown, the long descriptions of distributions. Add to it when another installed package or
+another kind of file should be answerable. Cutting text into passages (`docs_agent_passages`) and
+ranking them (`docs_agent_search`) do not belong here.
 """
 
 import ast
 import gc
 import importlib.metadata
 import importlib.util
-import inspect
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-MAX_PASSAGE_CHARS = 1000
-MIN_PASSAGE_CHARS = 40
+Text = tuple[str, str]  # the name of a documented object or file, and its documentation
 
 # Packages and the folders (relative to the package) that hold what its users call. Folders of
 # servers, protocol buffers, stores and vendored code only cost time. `.` is the package's own
@@ -34,151 +32,29 @@ SOURCES = {
 }
 _SKIPPED_FOLDERS = {"tests", "_vendored", "alembic", "migrations", "proto", "snap", "test_utils"}
 
-_ROLE = re.compile(r":(?:[a-z]+:)?[a-z]+:`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`")
-_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_+|!?\[([^\]]*)\]\([^)\s]*\)")
-_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,300}>")
-_BULLET = re.compile(r"(?:[-*+•]|\d{1,2}[.)])\s+")
-_SECTION = re.compile(
-    r"(Args|Arguments|Parameters|Params|Attributes|Returns?|Yields|Raises|Examples?|Notes?)\s*:?"
-)
-_DIRECTIVE = re.compile(r"\.\. ([\w-]+)::\s*(.*)")
-_CODE_DIRECTIVES = {"code-block", "code", "testcode", "testoutput", "sourcecode", "literalinclude"}
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A citable piece of documentation.
+@lru_cache(maxsize=1)
+def load_texts() -> tuple[Text, ...]:
+    """Every `(name, documentation)` of the installed packages, always in the same order.
 
-    `uri` names the documented object or file (`#2` for its second passage), `title` is the same
-    for people, `text` holds a paragraph, list entry or argument a line, headings after `#`, code in fences.
+    Read once a process: about two seconds. Public names come before internal ones.
     """
-
-    uri: str
-    title: str
-    text: str
-
-
-def load_passages() -> list[Passage]:
-    """Every passage of the installed documentation, de-duplicated, always in the same order."""
     collecting = gc.isenabled()
     gc.disable()  # millions of short-lived syntax nodes: collecting while parsing doubles the time
     try:
-        documents = [*_docstrings(), *_descriptions(), *_markdown()]
+        return (*_docstrings(), *_descriptions(), *_markdown())
     finally:
         if collecting:
             gc.enable()
-    seen: set[str] = set()
-    passages = []
-    for uri, text in documents:
-        for number, chunk in enumerate(split(text), start=1):
-            if chunk in seen:
-                continue
-            seen.add(chunk)
-            passages.append(Passage(uri if number == 1 else f"{uri}#{number}", uri, chunk))
-    return passages
 
 
-def split(text: str) -> Iterator[str]:
-    """Cut documentation into passages of at most `MAX_PASSAGE_CHARS` along its own structure."""
-    held: list[str] = []
-    size = 0
-    for unit in _units(text):
-        if held and size + len(unit) > MAX_PASSAGE_CHARS:
-            yield "\n".join(held)
-            held, size = [], 0
-        held.append(unit)
-        size += len(unit) + 1
-    if size > MIN_PASSAGE_CHARS:
-        yield "\n".join(held)
-
-
-def _units(text: str) -> Iterator[str]:
-    """Paragraphs, list entries, arguments and code blocks, one line each except the code."""
-    words: list[str] = []
-    lines = text.expandtabs(4).splitlines()
-    entry_indent: int | None = None  # indentation of the entries of an `Args:` section
-    position = 0
-    while position < len(lines):
-        line = lines[position].strip()
-        indent = len(lines[position]) - len(lines[position].lstrip())
-        position += 1
-        directive = _DIRECTIVE.fullmatch(line)
-        if line.startswith(("```", "~~~")) or (directive and directive[1] in _CODE_DIRECTIVES):
-            yield from _flush(words)
-            fence = None if directive else line[:3]
-            code, position = _code(lines, position, indent, fence)
-            if code:
-                yield code
-        elif not line or set(line) <= set("=-~*^_+|# :"):
-            yield from _flush(words)
-        elif _SECTION.fullmatch(line):
-            yield from _flush(words)
-            entry_indent = _indent_of_next(lines, position)
-            if line.startswith(("Return", "Raise", "Yield")):
-                words.append(line.rstrip(":") + ":")
-        else:
-            heading = line.startswith("#")
-            starts = heading or bool(_BULLET.match(line)) or indent == entry_indent
-            if starts and words not in (["Returns:"], ["Raises:"], ["Yields:"]):
-                yield from _flush(words)
-            words.append(directive[2] if directive else line)
-            if heading:
-                yield from _flush(words)
-    yield from _flush(words)
-
-
-def _flush(words: list[str]) -> Iterator[str]:
-    """The unit collected in `words`, cleaned and cut to the bound; empties `words`."""
-    text = clean(" ".join(words))
-    words.clear()
-    while len(text) > MAX_PASSAGE_CHARS:
-        cut = max(text.rfind(". ", 0, MAX_PASSAGE_CHARS), text.rfind(" ", 0, MAX_PASSAGE_CHARS // 2))
-        cut = cut + 1 if cut > 0 else MAX_PASSAGE_CHARS
-        yield text[:cut].strip()
-        text = text[cut:].strip()
-    if text:
-        yield text
-
-
-def _code(lines: list[str], position: int, indent: int, fence: str | None) -> tuple[str, int]:
-    """The code block from `position` as a fenced text, and the position after it."""
-    body: list[str] = []
-    while position < len(lines):
-        line = lines[position]
-        if fence and line.strip().startswith(fence):
-            position += 1
-            break
-        if not fence and line.strip() and len(line) - len(line.lstrip()) <= indent:
-            break
-        if line.strip() and not (not fence and line.strip().startswith(":")):
-            body.append(line)
-        position += 1
-    code = inspect.cleandoc("\n".join(["", *body]))[: MAX_PASSAGE_CHARS - 10].replace("`" * 3, "'''")
-    return (f"```\n{code}\n```" if code else ""), position
-
-
-def _indent_of_next(lines: list[str], position: int) -> int:
-    """Indentation of the first line with text from `position` on."""
-    following = next((line for line in lines[position:] if line.strip()), "")
-    return len(following) - len(following.lstrip())
-
-
-def clean(text: str) -> str:
-    """Plain text of a reStructuredText or Markdown line: roles, links and HTML tags removed."""
-    if ":`" in text:
-        text = _ROLE.sub(lambda match: f"`{match[1].split('.')[-1]}`", text)
-    if ">`_" in text or "](" in text:
-        text = _LINK.sub(lambda match: match[1] or match[2] or "", text)
-    if "</" in text or "/>" in text:
-        text = _TAG.sub(" ", text)
-    return " ".join(text.replace("``", "`").replace("**", "").split())
-
-
-def _docstrings() -> Iterator[tuple[str, str]]:
+def _docstrings() -> Iterator[Text]:
     """`(public name, docstring)` of every public module, class and function in `SOURCES`."""
-    found: list[tuple[str, str, str]] = []
+    found: list[tuple[str, str]] = []
     exported: dict[str, str] = {}
-    for package, module, path in _files(".py"):
+    for _, module, path in _files(".py"):
         source = path.read_bytes()
         if b'"""' not in source and path.name != "__init__.py":
             continue
@@ -188,12 +64,13 @@ def _docstrings() -> Iterator[tuple[str, str]]:
                 best = exported.get(internal)
                 if best is None or (public.count("."), public) < (best.count("."), best):
                     exported[internal] = public
-        found.extend((package, module + name, text) for name, text in _documented(tree.body, tree))
-    for _, name, text in found:
-        yield _public_name(name, exported), text
+        found.extend((module + name, text) for name, text in _documented(tree.body, tree))
+    named = [(_public_name(name, exported), text) for name, text in found]
+    # Internal names last: of two equal texts the first one stays.
+    yield from sorted(named, key=lambda both: "._" in both[0])
 
 
-def _documented(body: list[ast.stmt], owner: ast.AST, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _documented(body: list[ast.stmt], owner: ast.AST, prefix: str = "") -> Iterator[Text]:
     """`(".Class.method", docstring)` for `owner` and the public definitions in its body."""
     text = ast.get_docstring(owner)
     if text:
@@ -245,27 +122,19 @@ def _tree(folder: Path, suffix: str) -> Iterable[Path]:
             yield path
 
 
-def _markdown() -> Iterator[tuple[str, str]]:
-    """`(file#heading, text)` of the Markdown files bundled with the packages."""
+def _markdown() -> Iterator[Text]:
+    """`(file, text)` of the Markdown files bundled with the packages."""
     for package, module, path in _files(".md"):
-        text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        text = _FRONT_MATTER.sub("", path.read_text(encoding="utf-8"))
         uri = "/".join([package, *module.split(".")[1:]]) + ".md"
-        yield from _headed(uri, text)
+        yield uri, text
 
 
-def _descriptions() -> Iterator[tuple[str, str]]:
+def _descriptions() -> Iterator[Text]:
     """`(distribution description, text)` of the packages' distributions."""
     for package in SOURCES:
         try:
             text = importlib.metadata.metadata(package.replace("_", "-")).get_payload()
         except importlib.metadata.PackageNotFoundError:
             continue
-        yield from _headed(f"{package}/README", str(text))
-
-
-def _headed(uri: str, text: str) -> Iterator[tuple[str, str]]:
-    """A Markdown text by its headings."""
-    for section in re.split(r"^(?=#{1,4} )", text, flags=re.MULTILINE):
-        heading = clean(section.partition("\n")[0].lstrip("# ")) if section[:1] == "#" else ""
-        slug = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")[:60]
-        yield (f"{uri}#{slug}" if slug else uri), section
+        yield f"{package}/README", str(text)

@@ -7,14 +7,17 @@ sentences. Add to it when the ranking or the extraction improves. Reading docume
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-TITLE_WEIGHT = 3  # how often a word of the documented object's name counts
+SUBJECT_SHARE = 0.35  # of a passage's score: likeness of the question to the object's name
+RELEVANT_SHARE = 0.6  # of the best passage's score: below it a passage is not quoted
+MAX_PER_TITLE = 2
 MAX_SENTENCE_CHARS = 420
 
 _WORD = re.compile(r"[A-Za-z0-9_]+")
@@ -22,17 +25,18 @@ _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)\s+(?=[A-Z`\"(])")
 _FENCED = re.compile(r"^```.*?^```$\n?", re.MULTILINE | re.DOTALL)
 _SYMBOL = re.compile(r"[{}\[\]=<>|$\\]|\(\)|\( ")  # many of them: code that nobody fenced
-_STOP = frozenset(
-    "a about after all also am an and any anyone are as at be because been before being between "
-    "both but by can cannot could did do does doing each either else ever every for from get gets "
-    "give given go had happen happens has have having he help her his how i if in into is it its "
-    "itself just kind let lets like make makes many may me mean means might more most much must my "
-    "need needs new no not of off on once one only or other our out over own please possible "
-    "purpose s same see set should show so some someone something such t tell than that the their "
-    "them then there these they thing things this those through to too under until up us use used "
-    "useful user uses using want was way ways we well were what when where whether which while who "
-    "whose why will with within without work works would you your".split()
-)
+_STOP_WORDS = """
+a about after all also am an and any anyone are as at be because been before being between both
+but by can cannot could did do does doing each either else ever every for from get gets give given
+go had happen happens has have having he help her his how i if in into is it its itself just kind
+let lets like make makes many may me mean means might more most much must my need needs new no not
+of off on once one only or other our out over own please possible purpose s same see set should
+show so some someone something such t tell than that the their them then there these they thing
+things this those through to too under until up us use used useful user uses using want was way
+ways we well were what when where whether which while who whose why will with within without work
+works would you your
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 @lru_cache(maxsize=200_000)
@@ -69,7 +73,11 @@ def sentences_of(text: str) -> list[str]:
     """The sentences of a passage; code and headings are none."""
     lines = [line for line in _FENCED.sub("", text).splitlines() if not line.startswith("#")]
     parts = [part.strip() for line in lines for part in _SENTENCE.split(line)]
-    return [part for part in parts if len(_SYMBOL.findall(part)) <= 1 + len(part) / 40]
+    return [
+        part
+        for part in parts
+        if not part.endswith(":") and len(_SYMBOL.findall(part)) <= 1 + len(part) / 40
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,15 +102,19 @@ class Index:
     def __init__(self, titles: Sequence[str], texts: Sequence[str]) -> None:
         """Index texts under their titles (names of the documented objects, or file headings)."""
         self._vectorizer = TfidfVectorizer(analyzer=words_of, sublinear_tf=True, dtype=np.float32)
-        documents = (
-            " ".join([_subject(title)] * TITLE_WEIGHT + [title.split(".")[0], text])
-            for title, text in zip(titles, texts, strict=True)
-        )
-        self._matrix = self._vectorizer.fit_transform(documents).T.tocsr()
+        bodies = (f"{title} {text}" for title, text in zip(titles, texts, strict=True))
+        self._titles = tuple(titles)
+        self._bodies = self._vectorizer.fit_transform(bodies).T.tocsr()
+        subjects = (" ".join(_PART.findall(_subject(title))) for title in titles)
+        self._subjects = self._vectorizer.transform(subjects).T.tocsr()
         self._vocabulary = self._vectorizer.vocabulary_
         self._idf = self._vectorizer.idf_
         self._unknown_idf = float(self._idf.max()) + 1.0
-        self._priors = np.array([_prior(*both) for both in zip(titles, texts, strict=True)])
+        opened: set[str] = set()
+        self._priors = np.empty(len(self._titles))
+        for at, (title, text) in enumerate(zip(titles, texts, strict=True)):
+            self._priors[at] = _prior(title, text, opening=title not in opened)
+            opened.add(title)
 
     def weight(self, word: str) -> float:
         """How rare a word is; a word the index has never seen weighs most."""
@@ -110,18 +122,28 @@ class Index:
         return self._unknown_idf if column is None else float(self._idf[column])
 
     def search(self, question: str, top_k: int) -> list[Hit]:
-        """The `top_k` passages most similar to the question, best first, without zero scores."""
-        query = self._vectorizer.transform([question])
-        scores = (query @ self._matrix).toarray()[0] * self._priors
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        return [Hit(int(at), float(scores[at])) for at in best if scores[at] > 0]
+        """The `top_k` passages most similar to the question, best first, without zero scores.
 
-    def coverage(self, question: str, texts: Iterable[str]) -> float:
-        """Share, weighted by rarity, of the question's plain words that the texts contain."""
+        At most `MAX_PER_TITLE` of them document the same object, so that others are heard too.
+        """
+        query = self._vectorizer.transform([question])
+        bodies, subjects = query @ self._bodies, query @ self._subjects
+        mixed = (1 - SUBJECT_SHARE) * bodies + SUBJECT_SHARE * subjects
+        scores = mixed.toarray()[0] * self._priors
+        hits: list[Hit] = []
+        taken: Counter[str] = Counter()
+        for at in np.argsort(-scores, kind="stable")[: top_k * 8]:
+            taken[self._titles[at]] += 1
+            if scores[at] > 0 and taken[self._titles[at]] <= MAX_PER_TITLE and len(hits) < top_k:
+                hits.append(Hit(int(at), float(scores[at])))
+        return hits
+
+    def coverage(self, question: str, text: str) -> float:
+        """Share 0..1, weighted by rarity, of the question's plain words that the text contains."""
         wanted = {word for word in words_of(question) if "_" not in word}
-        found = {word for text in texts for word in words_of(text)}
         total = sum(self.weight(word) for word in wanted)
-        return sum(self.weight(word) for word in wanted & found) / total if total else 0.0
+        found = wanted.intersection(words_of(text))
+        return sum(self.weight(word) for word in found) / total if total else 0.0
 
     def extract(
         self, question: str, passages: Sequence[tuple[str, str, float]], limit: int
@@ -132,32 +154,46 @@ class Index:
         opening sentence of a docstring. They come back in reading order.
         """
         wanted = {word: self.weight(word) for word in words_of(question)}
+        top = max((score for _, _, score in passages), default=0.0)
         candidates = []
         for rank, (title, text, score) in enumerate(passages):
+            if score < RELEVANT_SHARE * top:
+                continue
             subject = set(words_of(_subject(title))) & wanted.keys()
             for order, sentence in enumerate(sentences_of(text)):
-                said = (set(words_of(sentence)) & wanted.keys(), subject)
-                if 20 <= len(sentence) <= MAX_SENTENCE_CHARS and (said[0] or order == 0):
-                    candidates.append((rank, order, sentence, said, score))
-        chosen: list[tuple[int, int, str]] = []
+                said = set(words_of(sentence)) & wanted.keys()
+                if 20 <= len(sentence) <= MAX_SENTENCE_CHARS and (said or order == 0):
+                    candidates.append(_Candidate(rank, order, sentence, said, subject, score / top))
+        chosen: list[_Candidate] = []
         covered: set[str] = set()
         while candidates and len(chosen) < limit:
-            best = max(candidates, key=lambda c: self._gain(c, wanted, covered))
-            if chosen and self._gain(best, wanted, covered) < 0.15 * sum(wanted.values()):
+            best = max(candidates, key=lambda candidate: candidate.gain(wanted, covered))
+            if chosen and best.gain(wanted, covered) < 0.12 * sum(wanted.values()):
                 break
-            candidates = [c for c in candidates if c[2] != best[2]]
-            chosen.append(best[:3])
-            covered |= best[3][0]
-        return [Sentence(text, rank) for rank, _, text in sorted(chosen)]
+            candidates = [other for other in candidates if other.text != best.text]
+            chosen.append(best)
+            covered |= best.said
+        chosen.sort(key=lambda candidate: (candidate.rank, candidate.order))
+        return [Sentence(candidate.text, candidate.rank) for candidate in chosen]
 
-    @staticmethod
-    def _gain(candidate: tuple, wanted: dict[str, float], covered: set[str]) -> float:
-        """What a sentence adds to the answer, in the weight of question words."""
-        _, order, sentence, (said, subject), score = candidate
-        fresh = sum(wanted[word] for word in said - covered)
-        known = sum(wanted[word] for word in (said & covered) | (subject - said))
-        opening = 0.1 * sum(wanted.values()) if order == 0 else 0.0
-        return (fresh + 0.35 * known + opening) * (0.3 + score) / (1 + len(sentence) / 600)
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A sentence that may enter the answer; `score` is relative to the best passage's."""
+
+    rank: int
+    order: int
+    text: str
+    said: set[str]
+    subject: set[str]
+    score: float
+
+    def gain(self, wanted: dict[str, float], covered: set[str]) -> float:
+        """What the sentence adds to an answer that covers some words, in weights of words."""
+        fresh = sum(wanted[word] for word in self.said - covered)
+        known = sum(wanted[word] for word in (self.said & covered) | (self.subject - self.said))
+        opening = 0.25 * sum(wanted.values()) if self.order + self.rank == 0 else 0.0
+        return (fresh + 0.4 * known + opening) * self.score**3 / (1 + len(self.text) / 600)
 
 
 def _subject(title: str) -> str:
@@ -167,7 +203,12 @@ def _subject(title: str) -> str:
     return " ".join(title.split(".")[-2:])
 
 
-def _prior(title: str, text: str) -> float:
-    """How much a passage is trusted before any question: internal names and stubs less."""
-    internal = any(part.startswith("_") for part in title.split("."))
-    return (0.8 if internal else 1.0) * min(1.0, 0.75 + len(text) / 1000)
+def _prior(title: str, text: str, opening: bool) -> float:
+    """How much a passage is trusted before any question.
+
+    Openings of docstrings more; internal or deeply nested names, and stubs, less.
+    """
+    internal = any(part.startswith("_") or "utils" in part for part in title.split("."))
+    depth = 1.0 - 0.05 * max(0, title.count(".") - 1)
+    fullness = min(1.0, 0.75 + len(text) / 1000)
+    return (0.75 if internal else depth) * fullness * (1.1 if opening else 1.0)

@@ -1,0 +1,310 @@
+"""The group `candidate`: source, dataset, logged model, evaluation.
+
+Lives here: the assets up to the gate's verdict, and the plain steps under them.
+Add here: what must be known about a model before it is registered.
+Not here: the verdict's rules (`gate.py`), anything that moves an alias (`release.py`).
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import dagster as dg
+
+from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
+from lifecycle_assets.gate import Evidence, Verdict, judge, metric_value
+from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord
+from lifecycle_assets.source import observe_source
+from lifecycle_assets.spec import AGGREGATIONS
+from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.text import plain, table, thresholds_plot
+from resources.evaluator import Evaluated, Evaluator
+from resources.model_registry import LoggedModel, ModelRegistry
+from resources.worker import Progress
+
+GROUP = "candidate"
+
+
+def candidate_assets(agent: Agent) -> list[dg.AssetsDefinition | dg.SourceAsset]:
+    """The assets of this group for one agent."""
+    return [agent_source(agent), eval_dataset(agent), logged_model(agent), eval_results(agent)]
+
+
+def agent_source(agent: Agent) -> dg.SourceAsset:
+    """Declare `<agent>/agent_source`."""
+    with warnings.catch_warnings():
+        # The only way to make an asset observable; marked beta since 1.8 and unchanged since. The pin holds it.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+
+        @dg.observable_source_asset(
+            key=dg.AssetKey([agent.name, "agent_source"]),
+            group_name=GROUP,
+            description=f"The agent's own code, config and requirements in {agent.folder.name}/, as a digest, and its git commit. "
+            "Observe it to see whether the logged model is behind the source.",
+            tags={"dagster/kind/python": ""},
+        )
+        def observed_source() -> dg.ObserveResult:
+            source = observe_source(agent)
+            return dg.ObserveResult(
+                data_version=dg.DataVersion(source.digest),
+                metadata={
+                    "digest": source.digest,
+                    "git_commit": source.git_commit or "not in a git checkout",
+                    RECORD_KEY: dg.MetadataValue.json(source.to_json()),
+                },
+            )
+
+    return observed_source
+
+
+def eval_dataset(agent: Agent) -> dg.AssetsDefinition:
+    """Declare `<agent>/eval_dataset`."""
+
+    @lifecycle_asset(agent.name, group=GROUP, kinds={"mlflow"}, pool=f"{agent.name}_dataset")
+    def eval_dataset(evaluator: dg.ResourceParam[Evaluator]) -> dg.MaterializeResult:
+        """The MLflow evaluation dataset: the declared records, and what reviewers have added since.
+
+        Materialize it after editing the dataset file. Records removed from the file leave the dataset; records of
+        reviewers stay. Safe to run again: an unchanged dataset is not written, its digest stays.
+        """
+        dataset = evaluator.ensure_dataset(agent)
+        return result(
+            dataset,
+            data_version=dataset.digest,
+            metadata={"mlflow/dataset": dataset.name, "digest": dataset.digest, "dagster/row_count": dataset.rows},
+        )
+
+    return eval_dataset
+
+
+def logged_model(agent: Agent) -> dg.AssetsDefinition:
+    """Declare `<agent>/logged_model`."""
+
+    @lifecycle_asset(
+        agent.name,
+        group=GROUP,
+        deps=["agent_source"],
+        kinds={"mlflow"},
+        blocking={
+            "set_model_present": "The agent's file calls mlflow.models.set_model.",
+            "smoke_prediction": "The model, loaded afresh, answers the input example.",
+        },
+        checks={
+            "resources_declared": "Everything the agent reaches at inference time is declared.",
+            "requirements_pinned": "Every requirement is pinned with ==.",
+            "signature_present": "The model has a signature with inputs and outputs.",
+        },
+        pool=f"{agent.name}_model",
+    )
+    def logged_model(
+        context: dg.AssetExecutionContext, registry: dg.ResourceParam[ModelRegistry]
+    ) -> dg.MaterializeResult:
+        """The agent as an MLflow logged model: code, pinned requirements, resources, signature, config snapshot.
+
+        Logged in a process of its own, so that no other agent's code can leak in, and asked the input example before
+        it counts. Safe to run again: the same source digest gives the same logged model, and a model whose logging
+        was interrupted is never used.
+        """
+        source = observe_source(agent)
+        logged = registry.log(agent, source, progress=context.log.info)
+        return result(
+            ModelRecord(logged.model_id, logged.run_id, logged.experiment_id, source.digest, source.git_commit),
+            data_version=logged.model_id,
+            metadata={
+                "mlflow/model_id": logged.model_id,
+                "mlflow/run_id": logged.run_id,
+                "source_digest": source.digest,
+                "git_commit": source.git_commit or "not in a git checkout",
+                "created": logged.created,
+                "smoke_prediction": plain(logged.answer),
+                "smoke_seconds": logged.smoke_seconds,
+                **({"mlflow/model_url": dg.MetadataValue.url(logged.url)} if logged.url else {}),
+            },
+            checks=model_checks(agent, logged),
+        )
+
+    return logged_model
+
+
+def model_checks(agent: Agent, logged: LoggedModel) -> list[dg.AssetCheckResult]:
+    """What can be said of a model that was logged and has answered."""
+    unpinned = [line for line in logged.requirements if "==" not in line and not line.startswith("-")]
+    declared = len(agent.spec.agent.resources)
+    return [
+        dg.AssetCheckResult(check_name="set_model_present", passed=True),
+        dg.AssetCheckResult(
+            check_name="smoke_prediction", passed=True, metadata={"answer": plain(logged.answer), "seconds": logged.smoke_seconds}
+        ),
+        dg.AssetCheckResult(
+            check_name="resources_declared",
+            passed=logged.resources == declared,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{logged.resources} of {declared} declared resources are on the model.",
+        ),
+        dg.AssetCheckResult(
+            check_name="requirements_pinned",
+            passed=not unpinned,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"Not pinned: {', '.join(map(plain, unpinned))}; add ==." if unpinned else "Every one is pinned.",
+        ),
+        dg.AssetCheckResult(
+            check_name="signature_present",
+            passed=logged.has_signature,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="" if logged.has_signature else "No signature: make the agent a ResponsesAgent, or give type hints.",
+        ),
+    ]
+
+
+def eval_results(agent: Agent) -> dg.AssetsDefinition:
+    """Declare `<agent>/eval_results`."""
+
+    @lifecycle_asset(
+        agent.name,
+        group=GROUP,
+        deps=["logged_model", "eval_dataset"],
+        kinds={"mlflow"},
+        blocking={
+            "gate": "The evaluation reaches every declared threshold and is not worse than the champion.",
+            "scorers_ran": "Every scorer answered every row, and the agent failed on none beyond the allowed rate.",
+        },
+        pool=f"{agent.name}_evaluation",
+    )
+    def eval_results(
+        context: dg.AssetExecutionContext,
+        evaluator: dg.ResourceParam[Evaluator],
+        registry: dg.ResourceParam[ModelRegistry],
+    ) -> dg.MaterializeResult:
+        """`mlflow.genai.evaluate` of the logged model on the dataset, and the gate's verdict on it.
+
+        The champion is evaluated on the same dataset with the same scorers when that has not been done. Safe to run
+        again: a finished evaluation of the same model, dataset digest and scorers is read back, an interrupted one
+        is started over.
+        """
+        model = upstream(context, "logged_model", ModelRecord)
+        dataset = upstream(context, "eval_dataset", DatasetRecord)
+        evaluated = evaluator.evaluate(agent, model.model_id, dataset, progress=context.log.info)
+        incumbent = evaluate_champion(agent, model.model_id, dataset, registry, evaluator, progress=context.log.info)
+        verdict = judge(evaluated.evidence, agent.spec.eval.gate, incumbent.evidence if incumbent else None)
+        record = eval_record(dataset, evaluated, incumbent, verdict)
+        evaluator.attach_verdict(
+            evaluated.run_id,
+            {"verdict": verdict.verdict, "evidence_digest": record.evidence_digest, "reasons": " ".join(verdict.reasons)},
+        )
+        return result(
+            record,
+            data_version=evaluated.run_id,
+            metadata={
+                "verdict": verdict.verdict,
+                "mlflow/run_id": evaluated.run_id,
+                "mlflow/model_id": model.model_id,
+                "dataset_digest": dataset.digest,
+                "dagster/row_count": evaluated.evidence.rows,
+                "reused": evaluated.reused,
+                "metrics": table(["metric", "value"], sorted(record.metrics.items())),
+                **({"mlflow/run_url": dg.MetadataValue.url(evaluated.url)} if evaluated.url else {}),
+            },
+            checks=eval_checks(verdict, evaluated),
+        )
+
+    return eval_results
+
+
+def evaluate_champion(
+    agent: Agent,
+    candidate_id: str,
+    dataset: DatasetRecord,
+    registry: ModelRegistry,
+    evaluator: Evaluator,
+    *,
+    progress: Progress,
+) -> Evaluated | None:
+    """The champion's evaluation on the same dataset and scorers; None when nobody, or the candidate, is champion."""
+    champion = registry.aliases(agent.spec.model_name).get("champion")
+    if champion is None or agent.spec.eval.gate.incumbent is None:
+        return None
+    version = next((v for v in registry.versions(agent.spec.model_name) if v.version == champion), None)
+    if version is not None and version.model_id == candidate_id:
+        return None
+    if version is None or not version.model_id:
+        progress(f"champion is version {champion}, which no logged model is linked to: nothing to compare with")
+        return Evaluated("", Evidence("", dataset.digest, {}, 0, {}), 0, reused=False, at="")
+    progress(f"comparing with the champion, version {champion} ({version.model_id})")
+    return evaluator.evaluate(agent, version.model_id, dataset, progress=progress)
+
+
+def eval_record(
+    dataset: DatasetRecord, evaluated: Evaluated, incumbent: Evaluated | None, verdict: Verdict
+) -> EvalRecord:
+    """The evaluation and its verdict as the record the release half rests on."""
+    evidence = evaluated.evidence
+    metrics = {
+        f"{scorer}/{aggregation}": value
+        for scorer in evidence.outcomes
+        for aggregation in AGGREGATIONS
+        if (value := metric_value(evidence, f"{scorer}/{aggregation}")) is not None
+    }
+    return EvalRecord(
+        run_id=evaluated.run_id,
+        model_id=evidence.model_id,
+        dataset_name=dataset.name,
+        dataset_digest=evidence.dataset_digest,
+        scorers=dict(evidence.scorers),
+        rows=evidence.rows,
+        errors=sum(1 for outcomes in evidence.outcomes.values() for outcome in outcomes if outcome.error),
+        metrics=metrics,
+        verdict=verdict.verdict,
+        reasons=list(verdict.reasons),
+        incumbent_run_id=incumbent.run_id if incumbent else "",
+        at=evaluated.at,
+    )
+
+
+def eval_checks(verdict: Verdict, evaluated: Evaluated) -> list[dg.AssetCheckResult]:
+    """The verdict and the scorers' health as asset checks."""
+    rows = [(f.metric, f.value, f.limit, f.incumbent, f.passed) for f in verdict.findings]
+    metadata: dict[str, dg.MetadataValue] = {
+        "findings": table(
+            ["metric", "value", "limit", "champion", "rows", "passed"],
+            [(f.metric, f.value, f"{f.direction} {f.limit:g}", f.incumbent, f.rows, f.passed) for f in verdict.findings],
+        )
+    }
+    if rows:
+        metadata["plot"] = thresholds_plot("Candidate against its thresholds", rows)
+    failures = _failures(evaluated)
+    return [
+        dg.AssetCheckResult(
+            check_name="gate",
+            passed=verdict.lets_through,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=" ".join(verdict.reasons) or "Every threshold is reached.",
+            metadata=metadata,
+        ),
+        dg.AssetCheckResult(
+            check_name="scorers_ran",
+            passed=not _dead_scorers(evaluated.evidence),
+            description=" ".join(failures) or f"{len(evaluated.evidence.outcomes)} scorers answered {evaluated.evidence.rows} rows.",
+            metadata={"agent_errors": evaluated.agent_errors},
+        ),
+    ]
+
+
+def _dead_scorers(evidence: Evidence) -> list[str]:
+    """Scorers that did not answer every row, or failed on all of them; any scorer when there are no rows."""
+    return [
+        scorer
+        for scorer, outcomes in evidence.outcomes.items()
+        if len(outcomes) != evidence.rows or not outcomes or all(outcome.error for outcome in outcomes)
+    ] or ([] if evidence.rows and evidence.outcomes else ["all"])
+
+
+def _failures(evaluated: Evaluated) -> Sequence[str]:
+    sentences = []
+    for scorer, outcomes in evaluated.evidence.outcomes.items():
+        errors = [outcome.error for outcome in outcomes if outcome.error]
+        if errors:
+            sentences.append(f"{scorer} failed on {len(errors)} of {len(outcomes)} rows: {plain(errors[0])}")
+    if not evaluated.evidence.rows:
+        sentences.append("The evaluation has no rows: add records to the evaluation dataset.")
+    return sentences
+
+

@@ -1,0 +1,101 @@
+"""Jobs and schedules of one agent.
+
+Lives here: which assets run together, and when by the clock.
+Add here: a job people start by name.
+Not here: jobs started by what happens (`sensors/`).
+
+Jobs run in process: the multiprocess executor imports MLflow again in every step and takes six times as long.
+Parallelism comes from runs and partitions.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from lifecycle_assets.spec_file import Agent
+
+RELEASE = ("agent_source", "eval_dataset", "logged_model", "eval_results", "uc_model_version", "champion_alias", "deployment")
+MONITOR = ("production_traces", "registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
+REVIEW = ("labeling_session", "human_labels", "judge_agreement")
+
+LATE_HOUR = 3
+"""UTC hour at which the days of `late_days` are looked at again for late assessments."""
+
+
+def agent_jobs(agent: Agent) -> list[dg.UnresolvedAssetJobDefinition]:
+    """The agent's jobs."""
+    running = dg.AssetCheckKey(dg.AssetKey([agent.name, "deployment"]), "running_version_matches_champion")
+    return [
+        _job(agent, "release", RELEASE, "From the agent's source to the champion and its deployment."),
+        dg.define_asset_job(
+            f"{agent.name}_monitor",
+            selection=_selection(agent, MONITOR) | dg.AssetSelection.checks(running),
+            executor_def=dg.in_process_executor,
+            description="Score and archive one day of production traces, and compute its numbers.",
+        ),
+        _job(agent, "scorer_backfill", MONITOR[1:], "Score days again with the scorers' current versions."),
+        _job(agent, "labeling", REVIEW, "Open a labeling session, or sync what reviewers said."),
+    ]
+
+
+def _selection(agent: Agent, names: Sequence[str]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(dg.AssetKey([agent.name, name]) for name in names))
+
+
+def _job(agent: Agent, name: str, assets: Sequence[str], description: str) -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        f"{agent.name}_{name}",
+        selection=_selection(agent, assets),
+        executor_def=dg.in_process_executor,
+        description=description,
+    )
+
+
+def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
+    """The agent's schedules."""
+    late_days, settle = agent.spec.archive.late_days, timedelta(minutes=agent.spec.archive.settle_minutes)
+
+    @dg.schedule(
+        name=f"{agent.name}_monitor_hourly",
+        job_name=f"{agent.name}_monitor",
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Today's partition every hour, yesterday's until it has settled, late days once a day.",
+    )
+    def monitor_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        now = context.scheduled_execution_time
+        for day in days_due(now, late_days, settle):
+            yield dg.RunRequest(run_key=f"monitor:{day}:{now:%Y-%m-%dT%H}", partition_key=day)
+
+    @dg.schedule(
+        name=f"{agent.name}_labeling_weekly",
+        job_name=f"{agent.name}_labeling",
+        cron_schedule=agent.spec.labeling.cadence,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="A labeling session with the traces the declared rules select.",
+    )
+    def labeling_weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        week = f"{context.scheduled_execution_time:%G-W%V}"
+        config = {"name": f"{agent.name}-{week}", "reason": f"regular session of week {week}"}
+        return dg.RunRequest(
+            run_key=f"labeling:{week}",
+            run_config=dg.RunConfig(ops={f"{agent.name}__labeling_session": {"config": config}}),
+        )
+
+    return [monitor_hourly, labeling_weekly]
+
+
+def days_due(now: datetime, late_days: int, settle: timedelta) -> list[str]:
+    """UTC days to monitor at `now`, newest first.
+
+    Yesterday is due until its last trace has settled; at `LATE_HOUR` every day of the late window is due.
+    """
+    utc = now.astimezone(UTC)
+    midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
+    back = 1 if utc - midnight <= settle + timedelta(hours=1) else 0
+    if utc.hour == LATE_HOUR:
+        back = max(back, late_days)
+    return [(midnight - timedelta(days=n)).strftime("%Y-%m-%d") for n in range(back + 1)]

@@ -1,0 +1,131 @@
+"""Moving the alias `champion`: what is required, and the move itself.
+
+Lives here: the steps under `uc_model_version` and `champion_alias`; no Dagster context.
+Add here: a further condition of a move.
+Not here: the gate's rules (`gate.py`), the assets (`release.py`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lifecycle_assets.records import EvalRecord, ModelRecord, VersionRecord
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec import Gate
+from resources.archive import Archive
+from resources.model_registry import ModelRegistry
+from resources.sql_engine import SqlEngine
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+PROMOTIONS = "promotions"
+
+
+def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: datetime) -> None:
+    """Raise `Refused` unless `evaluation` is about `model_id`, lets it through and is young enough."""
+    if evaluation.model_id != model_id:
+        raise Refused(
+            f"The evaluation {evaluation.run_id} is about {evaluation.model_id}, not about {model_id}: "
+            "materialize eval_results for this model."
+        )
+    allowed = {"passed", *({"dry_run"} if gate.mode == "dry_run" else ()), *({"ungated"} if gate.mode == "disabled" else ())}
+    if evaluation.verdict not in allowed:
+        why = " ".join(evaluation.reasons) or "The gate did not pass."
+        raise Refused(f"The verdict on {model_id} is '{evaluation.verdict}': {why}")
+    age = now - datetime.fromisoformat(evaluation.at)
+    if age > max_age(gate):
+        raise Refused(
+            f"The evaluation {evaluation.run_id} is {age.days} days old, {gate.max_age} is allowed: "
+            "materialize eval_results again."
+        )
+
+
+def max_age(gate: Gate) -> timedelta:
+    """`gate.max_age` as a duration."""
+    number = int(gate.max_age[:-1])
+    return timedelta(hours=number) if gate.max_age.endswith("h") else timedelta(days=number)
+
+
+def version_tags(model: ModelRecord, evaluation: EvalRecord, dagster_run_id: str) -> dict[str, str]:
+    """What a registered version says about where it comes from."""
+    return {
+        "lifecycle.model_id": model.model_id,
+        "lifecycle.eval_run_id": evaluation.run_id,
+        "lifecycle.dataset_digest": evaluation.dataset_digest,
+        "lifecycle.evidence_digest": evaluation.evidence_digest,
+        "lifecycle.verdict": evaluation.verdict,
+        "lifecycle.git_commit": model.git_commit or "none",
+        "lifecycle.dagster_run_id": dagster_run_id,
+    }
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move of `champion`, or the finding that it was there (`moved` False)."""
+
+    from_version: str
+    moved: bool
+    at: str
+
+
+def promote(
+    version: VersionRecord,
+    evaluation: EvalRecord,
+    *,
+    prefix: str,
+    registry: ModelRegistry,
+    archive: Archive,
+    sql: SqlEngine,
+    dagster_run_id: str,
+    actor: str,
+) -> Move:
+    """Point `champion` at `version`, `previous` at who was, and write the row of `promotions`.
+
+    Why a rerun is safe: `previous` is set before `champion`, and the row is written when the ledger's last move is
+    not to this version. A run that died between alias and row leaves the alias moved and the row missing; the next
+    run finds exactly that and writes the row.
+    """
+    aliases = registry.aliases(version.name)
+    current = aliases.get(CHAMPION, "")
+    last = last_move(sql, prefix)
+    if current == version.version and last and last["to_version"] == version.version:
+        return Move(last["from_version"], moved=False, at=str(last["at"]))
+    former = aliases.get(PREVIOUS, "") if current == version.version else current
+    if former and former != version.version:
+        registry.set_alias(version.name, PREVIOUS, former)
+    registry.set_alias(version.name, CHAMPION, version.version)
+    seen = registry.aliases(version.name).get(CHAMPION, "")
+    if seen != version.version:
+        raise Refused(
+            f"{version.name}: champion was set to version {version.version} and now reads '{seen}': somebody else moved "
+            "it at the same time; look at lifecycle history, then run again."
+        )
+    now = datetime.now(UTC)
+    archive.append_once(
+        prefix,
+        PROMOTIONS,
+        {
+            "at": now,
+            "alias": CHAMPION,
+            "from_version": former,
+            "to_version": version.version,
+            "model_id": version.model_id,
+            "decision": evaluation.verdict,
+            "reason": " ".join(evaluation.reasons) or "The evaluation reached every threshold.",
+            "actor": actor,
+            "evidence": json.dumps(evaluation.to_json(), sort_keys=True),
+            "dagster_run_id": dagster_run_id,
+        },
+        key=("alias", "at"),
+    )
+    return Move(former, moved=True, at=now.isoformat(timespec="seconds"))
+
+
+def last_move(sql: SqlEngine, prefix: str) -> Mapping[str, Any] | None:
+    """The newest row of `promotions` for `champion`, None when there is none."""
+    rows = sql.query(
+        prefix, "SELECT * FROM promotions WHERE alias = ? ORDER BY at DESC LIMIT 1", [CHAMPION]
+    ).dicts()
+    return rows[0] if rows else None

@@ -1,0 +1,99 @@
+"""Text and pictures for the pages people read.
+
+Lives here: escaping, Markdown tables, plots as Markdown images.
+Add here: a shape of display that two assets share.
+Not here: deciding what is shown.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+MAX_CELL = 200
+"""Characters of hostile text shown in one cell; the table keeps the whole."""
+
+
+def plain(value: object, limit: int = MAX_CELL) -> str:
+    """`value` as one line that Markdown and HTML show literally, cut at `limit` characters."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "".join(ch if ch.isprintable() else " " for ch in text)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(text, quote=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+    """A Markdown table; every cell is escaped."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def lines_plot(
+    title: str, series: Mapping[str, Sequence[tuple[str, float, float | None, float | None]]], *, unit: str
+) -> dg.MarkdownMetadataValue:
+    """A small picture for each series: points `(day, value, low, high)` with their interval as a band.
+
+    On a white ground with dark text, so that it is readable on a dark page too.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(series) > 1 else 1
+    height = max(1, -(-len(series) // columns))
+    figure = Figure(figsize=(4.6 * columns, 2.1 * height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (name, points) in enumerate(series.items()):
+        axes = figure.add_subplot(height, columns, index + 1)
+        days = [point[0][5:] for point in points]
+        values = [point[1] for point in points]
+        axes.plot(days, values, marker="o", color="#3d5afe", linewidth=1.5, markersize=4)
+        low = [point[1] if point[2] is None else point[2] for point in points]
+        high = [point[1] if point[3] is None else point[3] for point in points]
+        axes.fill_between(days, low, high, color="#3d5afe", alpha=0.15)
+        if len(points) == 1:
+            axes.errorbar(days, values, yerr=[[values[0] - low[0]], [high[0] - values[0]]], color="#3d5afe", capsize=4)
+        axes.set_title(name.replace("$", r"\$"), fontsize=9, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        axes.locator_params(axis="y", nbins=4)
+        if len(days) > 7:
+            axes.set_xticks(range(0, len(days), -(-len(days) // 7)))
+    figure.supylabel(unit, fontsize=8)
+    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
+    return _image(figure, title)
+
+
+def thresholds_plot(
+    title: str, rows: Sequence[tuple[str, float | None, float, float | None, bool]]
+) -> dg.MarkdownMetadataValue:
+    """Bars of `(metric, value, limit, champion, passed)`: the limit as a tick, the champion as a dot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.55 * len(rows) + 0.9), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for position, (metric, value, limit, champion, passed) in enumerate(reversed(rows)):
+        scale = max(abs(limit), abs(value or 0), abs(champion or 0)) or 1.0
+        axes.barh(position, (value or 0) / scale, color="#2e7d32" if passed else "#c62828", height=0.5)
+        axes.plot([limit / scale] * 2, [position - 0.35, position + 0.35], color="black", linewidth=2)
+        if champion is not None:
+            axes.plot(champion / scale, position, marker="o", color="#ff9800", markersize=6)
+        label = "no value" if value is None else f"{value:.3g}"
+        axes.annotate(f"{metric.replace('$', '')}: {label} (limit {limit:g})", (0.01, position), va="center", fontsize=8)
+    axes.set_yticks([])
+    axes.set_xticks([])
+    axes.set_title(f"{title}. Tick: limit. Dot: champion.".replace("$", r"\$"), fontsize=9, loc="left")
+    return _image(figure, title)
+
+
+def _image(figure: Any, alternative: str) -> dg.MarkdownMetadataValue:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return dg.MetadataValue.md(f"![{plain(alternative)}](data:image/png;base64,{encoded})")

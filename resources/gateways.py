@@ -1,0 +1,31 @@
+"""The gateways as Dagster resources, under the names assets ask for.
+
+Lives here: the one mapping every agent's definitions share; Dagster merges it because it is the same object.
+Add here: a gateway.
+Not here: which implementation is used (each resource's `create_resource`).
+"""
+
+from types import MappingProxyType
+
+from resources.archive import ArchiveResource
+from resources.deployer import DeployerResource
+from resources.evaluator import EvaluatorResource
+from resources.labeling_desk import LabelingDeskResource
+from resources.model_registry import ModelRegistryResource
+from resources.scorer_registry import ScorerRegistryResource
+from resources.sql_engine import SqlEngineResource
+from resources.trace_store import TraceStoreResource
+
+GATEWAYS = MappingProxyType(
+    {
+        "archive": ArchiveResource(),
+        "deployer": DeployerResource(),
+        "desk": LabelingDeskResource(),
+        "evaluator": EvaluatorResource(),
+        "registry": ModelRegistryResource(),
+        "scorers": ScorerRegistryResource(),
+        "sql": SqlEngineResource(),
+        "traces": TraceStoreResource(),
+    }
+)
+"""Resource key to resource."""
