@@ -36,7 +36,10 @@ class Deployer(ABC):
 
     @abstractmethod
     def environment(self, agent: Agent) -> dict[str, str]:
-        """Variables the runtime sets before it loads the model. Raises `Refused` when nothing was handed over."""
+        """Variables the runtime sets before it loads the model; none when the declared target is `none`.
+
+        Raises `Refused` when nothing was handed over.
+        """
 
 
 class LocalDeployer(Deployer):
@@ -75,11 +78,13 @@ class LocalDeployer(Deployer):
 
     def environment(self, agent: Agent) -> dict[str, str]:
         """The variables of the file; `MLFLOW_TRACKING_URI` is not among them when it would hold a secret."""
+        if agent.spec.deployment.target == "none":
+            return {}
         found = self._read(agent)
         if found is None:
             raise Refused(
                 f"{agent.name}: no version was handed to the runtime; materialize {agent.name}/deployment first "
-                "(job " + agent.name + "_release)."
+                f"(job {agent.name}_release)."
             )
         return dict(found["env"])
 

@@ -1,14 +1,37 @@
-"""Labeling sessions for people."""
+"""Labeling sessions for people.
 
+Lives here: opening a session with the declared questions, its items, the answers people gave.
+Add here: what a client of reviewers needs of a session.
+Not here: which traces to review (`lifecycle_assets/choosing.py`), what labels are used for (`labels.py`).
+
+A session is an MLflow review queue. MLflow neither knows of a trace in two queues nor of one a reviewer removed, so
+each trace carries the tag `QUEUED_TAG`: `adding <session>` from before it is added until it is known to be an item,
+then the session's id, for ever.
+"""
+
+import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import dagster as dg
+
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec import LabelSchema
 from lifecycle_assets.spec_file import Agent
+from resources.explain import explained
+from resources.mlflow_store import experiment_id, open_client, open_mlflow
+from resources.platform import Platform
+from resources.run_marks import page
 
 QUEUED_TAG = "lifecycle.labeling_session"
 """Trace tag with the session a trace was put into; it stays when the reviewer removes the item."""
+
+_ADDING = "adding "
+_PAGE = 100  # Traces named in one filter.
 
 
 @dataclass(frozen=True)
@@ -33,7 +56,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Label:
-    """One answer of one reviewer."""
+    """One answer of one reviewer (lower-case, as MLflow compares them)."""
 
     trace_id: str
     schema: str
@@ -47,16 +70,252 @@ class LabelingDesk(ABC):
 
     @abstractmethod
     def open(self, agent: Agent, name: str, trace_ids: Sequence[str]) -> Session:
-        """The session of that name with these traces: made when absent, completed when a former run died."""
+        """The session of that name with these traces: made when absent, completed when a former run died.
+
+        Left out are traces that are in another session or were ever, that a reviewer removed from this one, and that
+        are not there any more. Raises `Refused` when MLflow does not take a declared question.
+        """
 
     @abstractmethod
     def items(self, session_id: str) -> list[Item]:
-        """The session's items."""
+        """The session's items, as they were added; none when the session was deleted."""
 
     @abstractmethod
     def labels(self, agent: Agent, trace_ids: Sequence[str]) -> list[Label]:
-        """Valid answers of people on these traces, for the declared label schemas."""
+        """Valid answers of people on these traces, for the declared label schemas.
+
+        The newest of each reviewer, question and trace; by trace as given, then question, then reviewer. An answer
+        that is none of its question (a word for a number, an option that is not declared) is left out.
+        """
 
     @abstractmethod
-    def review(self, agent: Agent, session_id: str, trace_id: str, answers: Mapping[str, Any], *, reviewer: str) -> None:
-        """Answer and complete an item as a reviewer's client does."""
+    def review(
+        self, agent: Agent, session_id: str, trace_id: str, answers: Mapping[str, Any], *, reviewer: str
+    ) -> None:
+        """Answer and complete an item as a reviewer's client does.
+
+        Repeating changes nothing; another answer of the same reviewer replaces the former one. Raises `Refused` for
+        a trace that is no item, an undeclared question, and an answer the question does not allow.
+        """
+
+
+class MlflowLabelingDesk(LabelingDesk):
+    """MLflow's review queues and label schemas, on SQLite or a server. One writer at a time (a Dagster pool)."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def open(self, agent: Agent, name: str, trace_ids: Sequence[str]) -> Session:
+        """Claim each trace by its tag, add the claimed ones, then settle the tags; see the module's docstring."""
+        with self._mlflow() as mlflow:
+            experiment = experiment_id(self._platform, agent.spec.experiment)
+            schema_ids = [self._schema_id(mlflow, agent, experiment, schema) for schema in agent.spec.labeling.schemas]
+            queue, created = self._queue(mlflow, agent, experiment, name, schema_ids)
+            client, claim = open_client(self._platform), _ADDING + queue.queue_id
+            tags = {info.trace_id: info.tags.get(QUEUED_TAG, "") for info in self._infos(experiment, trace_ids)}
+            adding = [trace_id for trace_id in trace_ids if tags.get(trace_id, queue.queue_id) in ("", claim)]
+            for trace_id in adding:
+                if not tags[trace_id]:
+                    client.set_trace_tag(trace_id, QUEUED_TAG, claim)
+            if adding:
+                mlflow.genai.review_queues.add_items_to_review_queue(queue.queue_id, item_ids=adding)
+            for trace_id in adding:
+                client.set_trace_tag(trace_id, QUEUED_TAG, queue.queue_id)
+        return Session(
+            queue.queue_id, queue.name, created, page(self._platform, f"experiments/{experiment}/review-queue")
+        )
+
+    def items(self, session_id: str) -> list[Item]:
+        """Read every page of the queue."""
+        from mlflow.exceptions import MlflowException
+
+        with self._mlflow() as mlflow:
+            found, token = [], None
+            while True:
+                try:
+                    some = mlflow.genai.review_queues.list_review_queue_items(
+                        session_id, max_results=500, page_token=token
+                    )
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+                    return []
+                found.extend(some)
+                token = some.token
+                if not token:
+                    break
+        found.sort(key=lambda item: (item.creation_time_ms, item.item_id))
+        return [
+            Item(item.item_id, str(item.status), item.completed_by or "", item.last_update_time_ms) for item in found
+        ]
+
+    def labels(self, agent: Agent, trace_ids: Sequence[str]) -> list[Label]:
+        """Read the traces' assessments, without their spans."""
+        with self._mlflow():
+            infos = self._infos(experiment_id(self._platform, agent.spec.experiment), trace_ids)
+        newest: dict[tuple[str, str, str], Label] = {}
+        for info in infos:
+            for schema, assessment in _answers(agent, info):
+                reviewer, at_ms = _reviewer(assessment), assessment.last_update_time_ms or 0
+                label = Label(info.trace_id, schema.name, assessment.value, reviewer, at_ms)
+                key = (info.trace_id, schema.name, reviewer)
+                if _fits(schema, label.value) and (key not in newest or newest[key].at_ms <= at_ms):
+                    newest[key] = label
+        order = {trace_id: position for position, trace_id in enumerate(trace_ids)}
+        return sorted(newest.values(), key=lambda label: (order[label.trace_id], label.schema, label.reviewer))
+
+    def review(
+        self, agent: Agent, session_id: str, trace_id: str, answers: Mapping[str, Any], *, reviewer: str
+    ) -> None:
+        """Write the answers as assessments of that person, then set the item's status."""
+        reviewer = reviewer.strip().lower()
+        schemas = {schema.name: schema for schema in agent.spec.labeling.schemas}
+        for name, value in answers.items():
+            if name not in schemas:
+                raise Refused(f"{agent.name}: no label schema '{name}' is declared; declared are {', '.join(schemas)}.")
+            if not _fits(schemas[name], value):
+                raise Refused(f"{agent.name}: {value!r:.60} is no answer to '{name}'; {_allowed(schemas[name])}.")
+        if trace_id not in {item.trace_id for item in self.items(session_id)}:
+            raise Refused(f"{agent.name}: trace {trace_id} is no item of session {session_id}; review one that is.")
+        with self._mlflow() as mlflow:
+            for info in self._infos(experiment_id(self._platform, agent.spec.experiment), [trace_id]):
+                for name, value in answers.items():
+                    _write_answer(mlflow, agent, info, schemas[name], value, reviewer)
+            mlflow.genai.review_queues.set_review_queue_item_status(
+                session_id, item_id=trace_id, status="complete", completed_by=reviewer
+            )
+
+    def _schema_id(self, mlflow: Any, agent: Agent, experiment: str, schema: LabelSchema) -> str:
+        """The id of the question in the experiment: made when absent, its words and options updated."""
+        from mlflow.exceptions import MlflowException
+
+        wanted, api = _input(mlflow, schema), mlflow.genai.label_schemas
+        where = f"{agent.folder.name}/defs.yaml: attributes.labeling.schemas '{schema.name}'"
+        try:
+            try:
+                found = api.get_label_schema(schema.name, experiment_id=experiment)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                found = api.create_label_schema(
+                    schema.name,
+                    type=schema.type,
+                    input=wanted,
+                    instruction=schema.instruction,
+                    enable_comment=True,
+                    experiment_id=experiment,
+                )
+            if str(found.type) != schema.type:
+                raise Refused(f"{where}: the experiment has it as {found.type}; give the {schema.type} another name.")
+            if (found.input, found.instruction) != (wanted, schema.instruction):
+                api.update_label_schema(found.schema_id, instruction=schema.instruction, input=wanted)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise Refused(f"{where}: MLflow refuses it ({error!s:.300}); correct it, or rename it.") from error
+        return found.schema_id
+
+    def _queue(self, mlflow: Any, agent: Agent, experiment: str, name: str, schema_ids: list[str]) -> tuple[Any, bool]:
+        """The queue of that name and whether it was made now; two processes at once get the same one."""
+        from mlflow.exceptions import MlflowException
+
+        users = sorted({reviewer.strip().lower() for reviewer in agent.spec.labeling.reviewers})
+        try:
+            made = mlflow.genai.review_queues.create_review_queue(
+                name, queue_type="custom", users=users, schema_ids=schema_ids, experiment_id=experiment
+            )
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise Refused(f"{agent.name}: MLflow refuses the labeling session ({error!s:.300}).") from error
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return mlflow.genai.review_queues.get_review_queue(name=name, experiment_id=experiment), False
+        return made, True
+
+    def _infos(self, experiment: str, trace_ids: Sequence[str]) -> list[Any]:
+        """Trace infos with tags and assessments; traces that are not in the experiment are left out."""
+        client, found = open_client(self._platform), []
+        for start in range(0, len(trace_ids), _PAGE):
+            names = ", ".join(f"'{trace_id}'" for trace_id in trace_ids[start : start + _PAGE])
+            traces = client.search_traces(
+                locations=[experiment],
+                filter_string=f"trace.request_id IN ({names})",
+                max_results=_PAGE,
+                include_spans=False,
+            )
+            found += [trace.info for trace in traces]
+        return found
+
+    @contextmanager
+    def _mlflow(self) -> Iterator[Any]:
+        with explained(self._platform.tracking_uri):
+            mlflow = open_mlflow(self._platform)
+            import mlflow.genai.label_schemas
+            import mlflow.genai.review_queues
+
+            yield mlflow
+
+
+class LabelingDeskResource(dg.ConfigurableResource):
+    """The labeling desk of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> LabelingDesk:
+        """MLflow's review queues, on every platform of this release."""
+        return MlflowLabelingDesk(Platform.from_env())
+
+
+def _input(mlflow: Any, schema: LabelSchema) -> Any:
+    """How MLflow's UI asks the question."""
+    api = mlflow.genai.label_schemas
+    if schema.input == "pass_fail":
+        positive, negative = schema.options if len(schema.options) == 2 else ("Yes", "No")
+        return api.InputPassFail(positive_label=positive, negative_label=negative)
+    if schema.input == "categorical":
+        return api.InputCategorical(options=list(schema.options))
+    return api.InputNumeric() if schema.input == "numeric" else api.InputText()
+
+
+def _fits(schema: LabelSchema, value: Any) -> bool:
+    """Whether a value answers the question; MLflow itself takes anything."""
+    if schema.input == "pass_fail":
+        return isinstance(value, bool)
+    if schema.input == "numeric":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, str) and (schema.input == "text" or value in schema.options)
+
+
+def _allowed(schema: LabelSchema) -> str:
+    """What may be answered, in words."""
+    options = f"one of {', '.join(schema.options)}"
+    kinds = {"pass_fail": "True or False", "numeric": "a number", "text": "a text", "categorical": options}
+    return f"answer with {kinds[schema.input]}"
+
+
+def _answers(agent: Agent, info: Any) -> Iterator[tuple[LabelSchema, Any]]:
+    """Valid assessments of people on a trace, each with the declared question it answers."""
+    schemas = {schema.name: schema for schema in agent.spec.labeling.schemas}
+    for assessment in info.assessments:
+        schema = schemas.get(assessment.name)
+        if schema is None or assessment.valid is False or assessment.source.source_type != "HUMAN":
+            continue
+        if (schema.type == "feedback") == (assessment.feedback is not None):
+            yield schema, assessment
+
+
+def _reviewer(assessment: Any) -> str:
+    return (assessment.source.source_id or "").strip().lower()
+
+
+def _write_answer(mlflow: Any, agent: Agent, info: Any, schema: LabelSchema, value: Any, reviewer: str) -> None:
+    """Write one answer under an id of (trace, question, reviewer), or replace the reviewer's former one."""
+    from mlflow.entities import AssessmentSource, Expectation, Feedback
+
+    kind = Feedback if schema.type == "feedback" else Expectation
+    assessment = kind(name=schema.name, value=value, source=AssessmentSource("HUMAN", reviewer))
+    own = [a for asked, a in _answers(agent, info) if asked == schema and _reviewer(a) == reviewer]
+    if not own:
+        named = f"{info.trace_id}|{schema.name}|{reviewer}"
+        assessment.assessment_id = "a-" + hashlib.sha256(named.encode()).hexdigest()[:32]
+        mlflow.log_assessment(info.trace_id, assessment)
+    elif (newest := max(own, key=lambda a: a.last_update_time_ms or 0)).value != value:
+        mlflow.update_assessment(info.trace_id, newest.assessment_id, assessment)

@@ -1,19 +1,50 @@
-"""Production traces: reading them, and writing assessments and tags on them."""
+"""Production traces: reading them, and writing assessments and tags on them.
 
+Lives here: `TraceStore`, what it returns, and its one implementation, MLflow's client: SQLite or a server alike.
+Add here: a question asked of production traces, or something written on one.
+Not here: which field becomes which column (`trace_rows.py`), labels of people (`labeling_desk.py`).
+"""
+
+import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from functools import cached_property
 from typing import Any
+
+import dagster as dg
 
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
+from lifecycle_assets.refused import Refused
+from resources.explain import explained
+from resources.mlflow_store import experiment_id, open_client
+from resources.platform import Platform
+from resources.trace_rows import (
+    NOT_APPLICABLE,
+    OUTCOME,
+    SCORER_VERSION,
+    Redaction,
+    TraceRows,
+    model_of,
+    trace_rows,
+)
+
+PRODUCTION = "trace.status != 'IN_PROGRESS' AND metadata.mlflow.sourceRun IS NULL"
+"""MLflow trace filter: finished, and not made by an evaluation."""
+
+_DAY_MS = 86_400_000
+_SEARCH_PAGE = 500  # The most a server gives at once.
+_READ_PAGE = 100  # With spans and their payloads in memory.
+_REMEMBERED = 1_000  # Traces whose assessments are kept between reading them and scoring them.
 
 
 @dataclass(frozen=True)
 class TraceInfo:
     """A production trace without its spans. `scored` holds `(registered scorer name, version)` of its assessments
-    that carry a value or say 'not applicable'; `errored` those that carry an error."""
+    that carry a value or say 'not applicable'; `errored` those of which only an error is there."""
 
     trace_id: str
     request_ms: int
@@ -26,15 +57,6 @@ class TraceInfo:
     errored: frozenset[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class TraceRows:
-    """One trace in the columns of the archive: a row of `traces`, rows of `spans` and of `assessments`."""
-
-    trace: dict[str, Any]
-    spans: list[dict[str, Any]]
-    assessments: list[dict[str, Any]]
-
-
 class TraceStore(ABC):
     """The experiment's production traces: not those of evaluations, not those still in progress."""
 
@@ -42,15 +64,18 @@ class TraceStore(ABC):
     def infos(
         self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = ""
     ) -> list[TraceInfo]:
-        """Traces that started on `day` (UTC) and ended before `settled_before_ms`, oldest first."""
+        """Traces that started on `day` (UTC) and ended before `settled_before_ms`, oldest first.
+
+        `filter_string` is a further MLflow trace filter. Raises `Refused` when MLflow does not understand it.
+        """
 
     @abstractmethod
     def read(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         """The MLflow traces with spans, a page at a time, in the given order. Raises `Refused` for a missing one."""
 
     @abstractmethod
-    def rows(self, trace: Any) -> TraceRows:
-        """A trace in the columns of the archive."""
+    def rows(self, trace: Any, *, redact: Redaction = ()) -> TraceRows:
+        """A trace in the columns of the archive, with every text redacted."""
 
     @abstractmethod
     def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
@@ -58,8 +83,239 @@ class TraceStore(ABC):
 
     @abstractmethod
     def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
-        """Write the outcome as an assessment under an id of (trace, scorer, version); False when it was there."""
+        """Write the outcome as an assessment under an id of (trace, scorer, version); False when it was there.
+
+        An error that was there gives way to the outcome of a later try, in place.
+        """
 
     @abstractmethod
     def tag(self, trace_id: str, key: str, value: str) -> None:
-        """Set a tag on a trace."""
+        """Set a tag on a trace; no write when it has that value."""
+
+
+class MlflowTraceStore(TraceStore):
+    """Traces of an MLflow tracking store. Everything here may be repeated: reads change nothing, an assessment
+    has an id of what it is about, a tag is compared first."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._pairs: dict[str, list[Any]] = {}  # Trace id to assessments, of the traces read last.
+
+    @cached_property
+    def _client(self) -> Any:
+        return open_client(self._platform)
+
+    @cached_property
+    def _tracing(self) -> Any:
+        self._client  # noqa: B018 opens mlflow with our settings, before anything of it is imported.
+        from mlflow.tracing.client import TracingClient
+
+        return TracingClient(self._platform.tracking_uri)
+
+    def infos(
+        self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = ""
+    ) -> list[TraceInfo]:
+        """See `TraceStore.infos`. Pages by start time, never by offset: traces may come and go meanwhile."""
+        start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+        found: dict[str, Any] = {}
+        since, token = start, None
+        with explained(self._platform.tracking_uri):
+            while True:
+                clauses = [PRODUCTION, f"trace.timestamp_ms >= {since}", f"trace.timestamp_ms < {start + _DAY_MS}"]
+                page = self._search(experiment, clauses, filter_string, "ASC", _SEARCH_PAGE, token)
+                found.update((trace.info.trace_id, trace.info) for trace in page)
+                if len(page) < _SEARCH_PAGE:
+                    break
+                last = page[-1].info.request_time
+                # A full page of one instant: only an offset leads past it.
+                since, token = (last, None) if last > since else (since, page.token)
+        infos = [_info(info) for info in found.values()]
+        return [info for info in infos if info.ended_ms < settled_before_ms]
+
+    def _search(
+        self, experiment: str, clauses: list[str], extra: str, order: str, limit: int, token: str | None = None
+    ) -> Any:
+        experiment = experiment_id(self._platform, experiment)
+        client = self._client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.search_traces(
+                locations=[experiment],
+                filter_string=" AND ".join([*clauses, extra] if extra.strip() else clauses),
+                max_results=limit,
+                order_by=[f"timestamp_ms {order}"],
+                page_token=token,
+                include_spans=False,
+            )
+        except MlflowException as error:
+            if not extra.strip() or error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                raise
+            reason = str(error).removeprefix("INVALID_PARAMETER_VALUE: ").partition("\n")[0][:300]
+            raise Refused(
+                f"The trace filter {extra!r} is not understood by MLflow ({reason}); "
+                "correct it: clauses such as tags.environment = 'prod' joined by AND."
+            ) from None
+
+    def read(self, trace_ids: Sequence[str]) -> Iterator[Any]:
+        """See `TraceStore.read`. Spans are fetched page by page, so memory holds one page of payloads."""
+        for start in range(0, len(trace_ids), _READ_PAGE):
+            page = trace_ids[start : start + _READ_PAGE]
+            with explained(self._platform.tracking_uri):
+                found = {trace.info.trace_id: trace for trace in self._tracing.batch_get_traces(list(page))}
+                traces = [found.get(trace_id) or self._read_without_spans(trace_id) for trace_id in page]
+            for trace in traces:
+                self._remember(trace.info.trace_id, trace.info.assessments)
+                yield trace
+
+    def _read_without_spans(self, trace_id: str) -> Any:
+        """A trace MLflow knows but has no spans of, as left by a process that died."""
+        from mlflow.entities import Trace, TraceData
+
+        return Trace(self._mlflow_info(trace_id), TraceData(spans=[]))
+
+    def _mlflow_info(self, trace_id: str) -> Any:
+        tracing = self._tracing
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return tracing.get_trace_info(trace_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+                raise
+            raise Refused(
+                f"Trace {trace_id} is gone from MLflow: it was deleted after it was listed; run the step again."
+            ) from None
+
+    def rows(self, trace: Any, *, redact: Redaction = ()) -> TraceRows:
+        """See `TraceStore.rows`."""
+        return trace_rows(trace, redact)
+
+    def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
+        """See `TraceStore.newest`; one query, and one more for a model whose traces came by OTLP (a tag)."""
+        mine = [f"metadata.`mlflow.modelId` = '{model_id}'", f"tags.`mlflow.modelId` = '{model_id}'"]
+        with explained(self._platform.tracking_uri):
+            pages = [
+                self._search(experiment, [PRODUCTION, *clause], "", "DESC", 1)
+                for clause in ([[one] for one in mine] if model_id else [[]])
+            ]
+        found = [trace.info for page in pages for trace in page]
+        return _info(max(found, key=lambda info: info.request_time)) if found else None
+
+    def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
+        """See `TraceStore.write_score`. Assessments of a trace that `read` gave a moment ago are not read again.
+
+        A value that is not a finite number is written as an error. Raises `Refused` when the trace is gone.
+        """
+        tracing, pair = self._tracing, (scorer.registered_name, scorer.version)
+        assessment = _assessment(trace_id, scorer, outcome)
+        with explained(self._platform.tracking_uri):
+            known = self._pairs.get(trace_id)
+            known = self._mlflow_info(trace_id).assessments if known is None else known
+            for former in [a for a in known if _pair(a) == pair]:
+                if not _is_error(former) or _said(former) == _said(assessment):
+                    return False
+                tracing.update_assessment(trace_id, former.assessment_id, assessment)
+                assessment.assessment_id = former.assessment_id
+                self._remember(trace_id, [assessment, *(a for a in known if a is not former)])
+                return True
+            if not self._create(trace_id, assessment):
+                self._pairs.pop(trace_id, None)  # Another process was faster: what we remember is old.
+                return False
+            self._remember(trace_id, [*known, assessment])
+        return True
+
+    def _create(self, trace_id: str, assessment: Any) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._tracing.log_assessment(trace_id, assessment)
+        except MlflowException as error:
+            # A duplicate id is a constraint violation on SQL; over HTTP the 500 hides which, so look.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+                self._mlflow_info(trace_id)
+                raise
+            there = {a.assessment_id for a in self._mlflow_info(trace_id).assessments}
+            if assessment.assessment_id not in there:
+                raise
+            return False
+        return True
+
+    def _remember(self, trace_id: str, assessments: Iterable[Any]) -> None:
+        self._pairs.pop(trace_id, None)
+        self._pairs[trace_id] = list(assessments)
+        while len(self._pairs) > _REMEMBERED:
+            self._pairs.pop(next(iter(self._pairs)))
+
+    def tag(self, trace_id: str, key: str, value: str) -> None:
+        """See `TraceStore.tag`. Raises `Refused` when the trace is gone."""
+        with explained(self._platform.tracking_uri):
+            if self._mlflow_info(trace_id).tags.get(key) != value:
+                self._client.set_trace_tag(trace_id, key, value)
+
+
+def score_id(trace_id: str, scorer: ScorerVersion) -> str:
+    """The id of the one assessment a scorer's version may have on a trace."""
+    key = f"{trace_id}|{scorer.registered_name}|{scorer.version}"
+    return "a-" + hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _assessment(trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> Any:
+    from mlflow.entities import AssessmentError, AssessmentSource, Feedback
+
+    error, value = outcome.error, outcome.value
+    if not error and value is not None and not math.isfinite(value):
+        error = f"the scorer gave {value}, which is not a finite number"
+    metadata = {SCORER_VERSION: scorer.version, "lifecycle.scorer_digest": scorer.digest}
+    # Metadata is merged when an error gives way, so the outcome is always said.
+    metadata[OUTCOME] = "error" if error else NOT_APPLICABLE if value is None else "value"
+    message = error.encode("utf-8", "replace").decode()[:500]
+    assessment = Feedback(
+        name=scorer.registered_name,
+        value=None if error or value is None else float(value),
+        error=AssessmentError("SCORER_ERROR", message) if error else None,
+        source=AssessmentSource(source_type="CODE", source_id=scorer.registered_name),
+        metadata=metadata,
+    )
+    assessment.assessment_id = score_id(trace_id, scorer)
+    return assessment
+
+
+def _pair(assessment: Any) -> tuple[str, str] | None:
+    """`(name, version)` of a valid score of a registered scorer; None for what people or the agent itself said."""
+    version = (assessment.metadata or {}).get(SCORER_VERSION)
+    by_scorer = assessment.feedback and assessment.source.source_type in ("CODE", "LLM_JUDGE")
+    return (assessment.name, version) if by_scorer and version and assessment.valid is not False else None
+
+
+def _is_error(assessment: Any) -> bool:
+    return assessment.feedback.error is not None
+
+
+def _said(assessment: Any) -> tuple[Any, str]:
+    error = assessment.feedback.error
+    return assessment.feedback.value, error.error_message or "" if error else ""
+
+
+def _info(info: Any) -> TraceInfo:
+    pairs = [(_pair(a), _is_error(a)) for a in info.assessments if _pair(a)]
+    scored = frozenset(pair for pair, error in pairs if pair and not error)
+    return TraceInfo(
+        trace_id=info.trace_id,
+        request_ms=info.request_time,
+        ended_ms=info.request_time + (info.execution_duration or 0),
+        state=str(getattr(info.state, "value", info.state)),
+        model_id=model_of(info),
+        session_id=info.trace_metadata.get("mlflow.trace.session", ""),
+        tags=dict(info.tags),
+        scored=scored,
+        errored=frozenset(pair for pair, error in pairs if pair and error) - scored,
+    )
+
+
+class TraceStoreResource(dg.ConfigurableResource):
+    """The trace store of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> TraceStore:
+        """Opens nothing yet: MLflow is imported at the first question."""
+        return MlflowTraceStore(Platform.from_env())

@@ -6,7 +6,6 @@ sensors, resources) belong to the folders that mirror them.
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,19 +78,19 @@ def scorers() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def private_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tracking store of its own; everything process-wide is put back afterwards."""
+    """A tracking store and an experiment of their own, named by the environment only."""
     folder = tmp_path_factory.mktemp("mlflow")
-    before, uri = dict(os.environ), mlflow.get_tracking_uri()
-    os.environ.update(ENVIRONMENT)
-    os.environ.pop("DOCS_AGENT_MODEL", None)
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    location = (folder / "artifacts").as_uri()
-    experiment_id = mlflow.create_experiment("docs_agent", artifact_location=location)
-    mlflow.set_experiment(experiment_id=experiment_id)
-    yield experiment_id
-    os.environ.clear()
-    os.environ.update(before)
-    mlflow.set_tracking_uri(uri)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("DOCS_AGENT_MODEL", raising=False)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        location = (folder / "artifacts").as_uri()
+        experiment_id = mlflow.create_experiment("docs_agent", artifact_location=location)
+        patch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+        yield experiment_id
+        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

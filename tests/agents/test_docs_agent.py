@@ -29,7 +29,8 @@ def test_answers_with_sources(agent: LoggedAgent) -> None:
     assert "Set a registered model alias pointing to a model version." in text
     answer, _, sources = text.partition("\n\nSources:\n")
     assert "[1]" in answer
-    assert sources.startswith("[1] mlflow.") and "set_registered_model_alias" in sources
+    assert sources.startswith("[1] mlflow.")
+    assert "set_registered_model_alias" in sources
 
 
 def test_refuses_with_the_configured_sentence(agent: LoggedAgent, declared: dict[str, Any]) -> None:
@@ -56,7 +57,8 @@ def test_trace_has_the_spans_scorers_read(agent: LoggedAgent, declared: dict[str
     assert scores == sorted(scores, reverse=True)
     for document in retriever.outputs:
         assert set(document) == {"page_content", "metadata", "id"}
-        assert document["page_content"] and document["metadata"]["doc_uri"] == document["id"]
+        assert document["page_content"]
+        assert document["metadata"]["doc_uri"] == document["id"]
 
 
 def test_trace_names_model_session_user_and_environment(agent: LoggedAgent) -> None:
@@ -142,9 +144,7 @@ def test_file_runs_from_its_own_folder(tmp_path: Path) -> None:
         "print(agent.predict({'input': [{'role': 'user', 'content': 'What is an IO manager?'}]})"
         ".custom_outputs['refused'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=AGENT_DIR, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=AGENT_DIR, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "False", done.stderr
 
 

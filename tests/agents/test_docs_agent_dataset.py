@@ -31,10 +31,12 @@ def test_records_have_one_shape() -> None:
     for record in DATASET:
         assert set(record) == {"inputs", "expectations"}
         (message,) = record["inputs"]["input"]
-        assert message["role"] == "user" and message["content"].strip()
+        assert message["role"] == "user"
+        assert message["content"].strip()
         expected = record["expectations"]
         if expected["answerable"]:
-            assert expected["expected_facts"] and expected["expected_sources"]
+            assert expected["expected_facts"]
+            assert expected["expected_sources"]
         else:
             assert expected == {"answerable": False}
 
@@ -63,8 +65,10 @@ def test_traffic_is_a_believable_day() -> None:
     assert 10 <= len(sessions) <= 15
     for session in sessions:
         asked = [record for record in TRAFFIC if record["session"] == session]
-        assert len(asked) >= 2 and len({record["user"] for record in asked}) == 1
+        assert len(asked) >= 2
+        assert len({record["user"] for record in asked}) == 1
     down = [record for record in TRAFFIC if record["feedback"] == "down"]
-    assert 6 <= len(down) <= 10 and all(record["comment"] for record in down)
+    assert 6 <= len(down) <= 10
+    assert all(record["comment"] for record in down)
     assert any(record["feedback"] == "up" for record in TRAFFIC)
     assert {record["feedback"] for record in TRAFFIC} == {None, "up", "down"}

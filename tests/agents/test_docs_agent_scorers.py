@@ -64,18 +64,14 @@ def test_expected_facts_covered(scorers: ModuleType, answered: Trace) -> None:
     assert feedback.rationale == "Missing: a fact nobody stated"
 
 
-def test_refusing_an_answerable_question_covers_no_facts(
-    scorers: ModuleType, refused: Trace
-) -> None:
+def test_refusing_an_answerable_question_covers_no_facts(scorers: ModuleType, refused: Trace) -> None:
     """A refusal is a zero where facts were expected, not an exemption."""
     assert run(scorers, "expected_facts_covered", refused, {"expected_facts": ["x"]}).value == 0.0
 
 
 @pytest.mark.parametrize("name", ["retrieval_hit", "expected_facts_covered"])
 @pytest.mark.parametrize("expectations", [None, {}, {"answerable": False}])
-def test_no_expectations_is_not_applicable(
-    scorers: ModuleType, answered: Trace, name: str, expectations: Any
-) -> None:
+def test_no_expectations_is_not_applicable(scorers: ModuleType, answered: Trace, name: str, expectations: Any) -> None:
     """Production has no expectations: no value, never a neutral one."""
     assert run(scorers, name, answered, expectations) is None
 
@@ -99,9 +95,7 @@ def test_grounded_finds_an_invented_sentence(scorers: ModuleType, answered: Trac
 
 
 @pytest.mark.parametrize(("answerable", "correct"), [(True, False), (False, True)])
-def test_refusal_correct_by_expectation(
-    scorers: ModuleType, refused: Trace, answerable: bool, correct: bool
-) -> None:
+def test_refusal_correct_by_expectation(scorers: ModuleType, refused: Trace, answerable: bool, correct: bool) -> None:
     """The dataset's word decides when it is given."""
     feedback = run(scorers, "refusal_correct", refused, {"answerable": answerable})
     assert feedback.value is correct
@@ -147,14 +141,16 @@ def test_scorer_is_self_contained(scorers: ModuleType, answered: Trace, name: st
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scorer_survives_serialization(scorers: ModuleType, answered: Trace, name: str) -> None:
+def test_scorer_survives_serialization(
+    scorers: ModuleType, answered: Trace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MLflow gives back a scorer that scores the same."""
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS", "true")
     original = getattr(scorers, name)
     restored = Scorer.model_validate(original.model_dump())
     expectations = {"expected_sources": ["alias"], "expected_facts": [FACT], "answerable": True}
     values = [
-        scorer.run(inputs={}, outputs={}, trace=answered, expectations=expectations)
-        for scorer in (original, restored)
+        scorer.run(inputs={}, outputs={}, trace=answered, expectations=expectations) for scorer in (original, restored)
     ]
     assert all(isinstance(value, Feedback) for value in values)
     assert values[0].value == values[1].value

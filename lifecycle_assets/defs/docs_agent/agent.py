@@ -126,9 +126,7 @@ class DocsAgent(ResponsesAgent):
             similarity = max((hit.score for hit in hits), default=0.0)
             shares = (index.coverage(question, f"{p.title} {p.text}") for p in found)
             coverage = max(shares, default=0.0)
-            span.set_attributes(
-                {"top_similarity": round(similarity, 4), "question_coverage": round(coverage, 4)}
-            )
+            span.set_attributes({"top_similarity": round(similarity, 4), "question_coverage": round(coverage, 4)})
             span.set_outputs(documents)
         supported = similarity >= config.get("min_similarity")
         return documents, supported and coverage >= config.get("min_coverage")
@@ -150,8 +148,7 @@ class DocsAgent(ResponsesAgent):
         for sentence in index.extract(question, passages, config.get("max_sentences")):
             lines.setdefault(sentence.rank, []).append(sentence.text)
         return "\n".join(
-            f"{documents[rank].metadata['title']}: {' '.join(said)} [{rank + 1}]"
-            for rank, said in lines.items()
+            f"{documents[rank].metadata['title']}: {' '.join(said)} [{rank + 1}]" for rank, said in lines.items()
         )
 
     def _library(self) -> tuple[list, Any]:

@@ -26,9 +26,7 @@ def generate(model: str, prompt: str, question: str, passages: Sequence[tuple[st
     """
     provider, _, name = model.partition(":/")
     if provider not in ("openai", "databricks") or not name:
-        raise ValueError(
-            f"DOCS_AGENT_MODEL is {model!r}; use openai:/<model> or databricks:/<endpoint>."
-        )
+        raise ValueError(f"DOCS_AGENT_MODEL is {model!r}; use openai:/<model> or databricks:/<endpoint>.")
     quoted = "\n\n".join(f"[{n}] {uri}\n{text}" for n, (uri, text) in enumerate(passages, start=1))
     messages = [
         {"role": "system", "content": prompt},

@@ -19,9 +19,7 @@ _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_+|!?\[([^\]]*)\]\([^)\s]*\)")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,300}>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _BULLET = re.compile(r"(?:[-*+•]|\d{1,2}[.)])\s+")
-_SECTION = re.compile(
-    r"(Args|Arguments|Parameters|Params|Attributes|Returns?|Yields|Raises|Examples?|Notes?)\s*:?"
-)
+_SECTION = re.compile(r"(Args|Arguments|Parameters|Params|Attributes|Returns?|Yields|Raises|Examples?|Notes?)\s*:?")
 _DIRECTIVE = re.compile(r"\.\. ([\w-]+)::\s*(.*)")
 # Rules, table options and link targets: markup that says nothing to a reader.
 _NO_TEXT = re.compile(r"[=\-~*^_+|# :]+|:[\w-]+:(?: .*)?|\.\. _.*|\.\. [\w-]+::")

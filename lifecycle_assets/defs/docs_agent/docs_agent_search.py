@@ -73,11 +73,7 @@ def sentences_of(text: str) -> list[str]:
     """The sentences of a passage; code and headings are none."""
     lines = [line for line in _FENCED.sub("", text).splitlines() if not line.startswith("#")]
     parts = [part.strip() for line in lines for part in _SENTENCE.split(line)]
-    return [
-        part
-        for part in parts
-        if not part.endswith(":") and len(_SYMBOL.findall(part)) <= 1 + len(part) / 40
-    ]
+    return [part for part in parts if not part.endswith(":") and len(_SYMBOL.findall(part)) <= 1 + len(part) / 40]
 
 
 @dataclass(frozen=True)
@@ -145,9 +141,7 @@ class Index:
         found = wanted.intersection(words_of(text))
         return sum(self.weight(word) for word in found) / total if total else 0.0
 
-    def extract(
-        self, question: str, passages: Sequence[tuple[str, str, float]], limit: int
-    ) -> list[Sentence]:
+    def extract(self, question: str, passages: Sequence[tuple[str, str, float]], limit: int) -> list[Sentence]:
         """At most `limit` sentences of the `(title, text, score)` passages that answer best.
 
         Greedy: each choice favours rare question words not said yet, good passages and the

@@ -91,8 +91,7 @@ def grounded(trace):
     unsupported = [
         sentence
         for sentence in sentences
-        if max((len(words(sentence) & passage) for passage in passages), default=0)
-        < 0.7 * len(words(sentence))
+        if max((len(words(sentence) & passage) for passage in passages), default=0) < 0.7 * len(words(sentence))
     ]
     value = (len(sentences) - len(unsupported)) / len(sentences)
     rationale = "Unsupported: " + unsupported[0][:200] if unsupported else "Every sentence stands"

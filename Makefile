@@ -1,0 +1,59 @@
+# Everything runs from a bare Python 3.11 and make; the environment is in .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+export LIFECYCLE_HOME ?= $(CURDIR)/.lifecycle
+export DAGSTER_HOME ?= $(LIFECYCLE_HOME)/dagster
+PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH
+
+.PHONY: demo test ui lint format typecheck defs bench pins clean
+
+demo: $(VENV)/.run ## The whole life of docs_agent; FRESH=1 starts over
+	@$(BIN)/python -m lifecycle_assets.demo.main $(if $(FRESH),--fresh)
+
+test: $(VENV)/.dev ## Every test
+	@sh tests/ui/chromium.sh
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+ui: $(VENV)/.run ## The Dagster UI on the same state
+	@$(BIN)/python -m lifecycle_assets.home
+	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(or $(PORT),3000)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(VENV)/.dev
+	$(BIN)/ty check
+
+defs: $(VENV)/.dev
+	@$(BIN)/python -m lifecycle_assets.home
+	$(BIN)/dg check defs
+
+bench: $(VENV)/.dev ## Side-by-side ratios
+	$(BIN)/python -m benchmarks.run
+
+$(VENV)/.run: requirements.txt
+	@echo "Installing pinned dependencies into $(VENV) (about two minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+pins: ## Resolve the pins again; no index is named in them
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build --extra dev -c requirements.txt -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) .lifecycle

@@ -1,0 +1,143 @@
+"""Labeling: when a session opens, and when its labels are fetched.
+
+Lives here: the pure decisions, and the two sensors over them.
+Add here: a further fact that should bring people in.
+Not here: which traces are chosen (`lifecycle_assets/choosing.py`), opening the session (`review.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from lifecycle_assets.choosing import choose_traces, negative_traces
+from lifecycle_assets.edges import latest
+from lifecycle_assets.records import ChampionRecord, SessionRecord, digest
+from lifecycle_assets.review import sessions_of
+from lifecycle_assets.spec_file import Agent
+from resources.archive import Archive
+from resources.labeling_desk import Item, LabelingDesk
+from resources.platform import Platform
+from resources.sql_engine import SqlEngine
+from sensors.watermark import LabelingCursor, SyncCursor
+
+OPEN_SESSIONS = 5
+"""Newest sessions whose items a tick looks at: one call each."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A session that should open: its name is the fact it answers, so that it opens once."""
+
+    name: str
+    reason: str
+    trace_ids: tuple[str, ...] = ()
+
+
+def decide_opening(
+    agent: str,
+    *,
+    negative: Sequence[str],
+    threshold: int,
+    sessions: Sequence[SessionRecord],
+    champion: str,
+    choosable: int,
+) -> Opening | None:
+    """Whether a session should open now.
+
+    Enough negative feedback since the last session comes first; then a champion under which no session was opened,
+    once there is something of it to look at. A trace of an earlier session does not count again.
+    """
+    queued = {trace_id for session in sessions for trace_id in session.trace_ids}
+    fresh = [trace_id for trace_id in negative if trace_id not in queued]
+    if threshold and len(fresh) >= threshold:
+        name = f"{agent}-feedback-{digest(sorted(fresh), length=8)}"
+        return Opening(name, f"{len(fresh)} traces with negative feedback", tuple(fresh))
+    if champion and choosable and all(session.champion_version != champion for session in sessions):
+        return Opening(f"{agent}-champion-v{champion}", f"version {champion} became champion")
+    return None
+
+
+def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
+    """Declare `<agent>_labeling_session_sensor`."""
+    labeling, prefix = agent.spec.labeling, agent.spec.table_prefix
+
+    @dg.sensor(
+        name=f"{agent.name}_labeling_session_sensor",
+        job_name=f"{agent.name}_labeling",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fires when enough traces got negative feedback, or a new champion has traces. Asks for a labeling "
+        "session with them. Never twice: the session's name is the fact, and a queued trace is never queued again.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, archive: dg.ResourceParam[Archive], sql: dg.ResourceParam[SqlEngine]
+    ) -> dg.SensorResult | dg.SkipReason:
+        record = latest(context.instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
+        tables = ":".join(str(archive.version(prefix, name)) for name in ("traces", "assessments"))
+        seen = LabelingCursor(tables, record.version if record else "")
+        if seen == LabelingCursor.from_json(context.cursor):
+            return dg.SkipReason("Neither the archive nor the champion has changed since the last tick.")
+        scorer_prefix = f"{Platform.from_env().environment}_{agent.name}_"
+        opening = decide_opening(
+            agent.name,
+            negative=negative_traces(sql, prefix, labeling.max_items),
+            threshold=labeling.rules.negative_feedback,
+            sessions=sessions_of(context.instance, agent.name),
+            champion=seen.champion,
+            choosable=len(choose_traces(sql, prefix, labeling, scorer_prefix=scorer_prefix)),
+        )
+        if opening is None:
+            return dg.SensorResult(skip_reason="Nothing calls for a session yet.", cursor=seen.to_json())
+        return dg.SensorResult(run_requests=[_open_request(agent.name, opening)], cursor=seen.to_json())
+
+    return sensor
+
+
+def _open_request(agent: str, opening: Opening) -> dg.RunRequest:
+    config = {"name": opening.name, "reason": opening.reason, "trace_ids": list(opening.trace_ids)}
+    return dg.RunRequest(
+        run_key=f"labeling:{opening.name}",
+        run_config=dg.RunConfig(ops={f"{agent}__labeling_session": {"config": config}}),
+        asset_selection=[dg.AssetKey([agent, "labeling_session"])],
+    )
+
+
+def completions(items: Mapping[str, Sequence[Item]]) -> list[tuple[str, str, int]]:
+    """Completed items as `(session, trace, when in epoch milliseconds)`, in a fixed order."""
+    return sorted(
+        (session, item.trace_id, item.updated_ms)
+        for session, found in items.items()
+        for item in found
+        if item.status == "complete"
+    )
+
+
+def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
+    """Declare `<agent>_label_sync_sensor`."""
+
+    @dg.sensor(
+        name=f"{agent.name}_label_sync_sensor",
+        job_name=f"{agent.name}_labeling",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fires when reviewers completed items. Asks for human_labels and judge_agreement. Never twice: the "
+        "cursor is a digest of the completions.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
+    ) -> dg.SensorResult | dg.SkipReason:
+        sessions = sessions_of(context.instance, agent.name)[:OPEN_SESSIONS]
+        if not sessions:
+            return dg.SkipReason("No labeling session was opened yet.")
+        done = completions({session.session_id: desk.items(session.session_id) for session in sessions})
+        now = SyncCursor(digest(done))
+        if not done or now == SyncCursor.from_json(context.cursor):
+            return dg.SkipReason("No item was completed since the last tick.")
+        request = dg.RunRequest(
+            run_key=f"labels:{now.completions}",
+            asset_selection=[dg.AssetKey([agent.name, name]) for name in ("human_labels", "judge_agreement")],
+        )
+        return dg.SensorResult(run_requests=[request], cursor=now.to_json())
+
+    return sensor
