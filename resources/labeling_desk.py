@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import dagster as dg
@@ -250,9 +251,8 @@ class MlflowLabelingDesk(LabelingDesk):
     def _mlflow(self) -> Iterator[Any]:
         with explained(self._platform.tracking_uri):
             mlflow = open_mlflow(self._platform)
-            import mlflow.genai.label_schemas
-            import mlflow.genai.review_queues
-
+            import_module("mlflow.genai.label_schemas")
+            import_module("mlflow.genai.review_queues")
             yield mlflow
 
 

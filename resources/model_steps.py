@@ -44,11 +44,12 @@ def log_model(request: Mapping[str, Any]) -> dict[str, Any]:
     check_source(agent)
     mlflow.set_experiment(experiment_id=request["experiment_id"])
     run_id = marks.open_run(client, request["experiment_id"], f"{agent.name}: logged model", request["run_tags"])
-    mlflow.tracing.disable()  # Neither log_model's own prediction nor ours is a trace of the agent at work.
     try:
         _report("logging the model")
         with mlflow.start_run(run_id=run_id):
             info = _logged(mlflow, agent, request["model_tags"])
+        # Only now: log_model traces nothing by itself, and waits for ever when tracing is off (mlflow 3.17.2).
+        mlflow.tracing.disable()
         _report("smoke prediction")
         facts = _smoke(mlflow, client, agent, info.model_id)
         client.set_logged_model_tags(info.model_id, {**facts, marks.COMPLETE: "true"})

@@ -146,7 +146,7 @@ class DocsAgent(ResponsesAgent):
         passages = [(d.metadata["title"], d.page_content, d.metadata["score"]) for d in documents]
         lines: dict[int, list[str]] = {}
         for sentence in index.extract(question, passages, config.get("max_sentences")):
-            lines.setdefault(sentence.rank, []).append(sentence.text)
+            lines.setdefault(sentence.rank, []).append(sentence.text.lstrip("-*• "))
         return "\n".join(
             f"{documents[rank].metadata['title']}: {' '.join(said)} [{rank + 1}]" for rank, said in lines.items()
         )
