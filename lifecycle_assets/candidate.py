@@ -105,7 +105,7 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
         was interrupted is never used.
         """
         source = observe_source(agent)
-        logged = registry.log(agent, source, progress=context.log.info)
+        logged = registry.log(agent, source, progress=context.log.info, dagster_run_id=context.run.run_id)
         return result(
             ModelRecord(logged.model_id, logged.run_id, logged.experiment_id, source.digest, source.git_commit),
             data_version=logged.model_id,
@@ -182,7 +182,9 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
         """
         model = upstream(context, "logged_model", ModelRecord)
         dataset = upstream(context, "eval_dataset", DatasetRecord)
-        evaluated = evaluator.evaluate(agent, model.model_id, dataset, progress=context.log.info)
+        evaluated = evaluator.evaluate(
+            agent, model.model_id, dataset, progress=context.log.info, dagster_run_id=context.run.run_id
+        )
         incumbent = evaluate_champion(agent, model.model_id, dataset, registry, evaluator, progress=context.log.info)
         verdict = judge(evaluated.evidence, agent.spec.eval.gate, incumbent.evidence if incumbent else None)
         record = eval_record(dataset, evaluated, incumbent, verdict)

@@ -10,6 +10,7 @@ Parallelism comes from runs and partitions.
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -23,7 +24,7 @@ LATE_HOUR = 3
 """UTC hour at which the days of `late_days` are looked at again for late assessments."""
 
 
-def agent_jobs(agent: Agent) -> list[dg.UnresolvedAssetJobDefinition]:
+def agent_jobs(agent: Agent) -> list[Any]:
     """The agent's jobs."""
     running = dg.AssetCheckKey(dg.AssetKey([agent.name, "deployment"]), "running_version_matches_champion")
     return [
@@ -43,7 +44,7 @@ def _selection(agent: Agent, names: Sequence[str]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*(dg.AssetKey([agent.name, name]) for name in names))
 
 
-def _job(agent: Agent, name: str, assets: Sequence[str], description: str) -> dg.UnresolvedAssetJobDefinition:
+def _job(agent: Agent, name: str, assets: Sequence[str], description: str) -> Any:
     return dg.define_asset_job(
         f"{agent.name}_{name}",
         selection=_selection(agent, assets),

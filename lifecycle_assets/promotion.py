@@ -126,6 +126,6 @@ def promote(
 def last_move(sql: SqlEngine, prefix: str) -> Mapping[str, Any] | None:
     """The newest row of `promotions` for `champion`, None when there is none."""
     rows = sql.query(
-        prefix, "SELECT * FROM promotions WHERE alias = ? ORDER BY at DESC LIMIT 1", [CHAMPION]
+        prefix, "SELECT * FROM promotions WHERE alias = ? ORDER BY \"at\" DESC LIMIT 1", [CHAMPION]
     ).dicts()
     return rows[0] if rows else None

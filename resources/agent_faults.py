@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.explain import explain
 
 _LOADING = ("Failed to import code model", "Failed to run user code")
 _CONTRACT = ("Invalid input example", "Failed to save")
@@ -82,6 +83,8 @@ def fault_of(error: BaseException, agent: Agent) -> Fault:
 
 def refusal_when_logging(error: BaseException, agent: Agent) -> Refused | None:
     """What to say of an error while a model was logged; None when it is not about the agent."""
+    if explain(error, "MLflow"):
+        return None
     fault = fault_of(error, agent)
     texts = [str(link) for link in _chain(error)]
     if any(text.startswith(_LOADING) for text in texts):

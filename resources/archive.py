@@ -151,8 +151,10 @@ class DeltaArchive(Archive):
         return self._retried(prefix + table, attempt)
 
     def append_once(self, prefix: str, table: str, row: Mapping[str, Any], *, key: Sequence[str]) -> bool:
-        """See `Archive.append_once`. The key is looked up and written under one table version, so of two writers
-        at once one appends and the other, trying again, finds the row.
+        """See `Archive.append_once`.
+
+        The key is looked up and written under one table version, so of two writers at once one appends and the
+        other, trying again, finds the row.
         """
         source = arrow_table(table, [row])
         same = " AND ".join(f"(t.{name} = s.{name} OR (t.{name} IS NULL AND s.{name} IS NULL))" for name in key)

@@ -12,7 +12,7 @@ then the session's id, for ever.
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -128,9 +128,9 @@ class MlflowLabelingDesk(LabelingDesk):
 
     def items(self, session_id: str) -> list[Item]:
         """Read every page of the queue."""
-        from mlflow.exceptions import MlflowException
-
         with self._mlflow() as mlflow:
+            from mlflow.exceptions import MlflowException
+
             found, token = [], None
             while True:
                 try:
@@ -248,7 +248,7 @@ class MlflowLabelingDesk(LabelingDesk):
         return found
 
     @contextmanager
-    def _mlflow(self) -> Iterator[Any]:
+    def _mlflow(self) -> Generator[Any]:
         with explained(self._platform.tracking_uri):
             mlflow = open_mlflow(self._platform)
             import_module("mlflow.genai.label_schemas")

@@ -24,6 +24,8 @@ SETTINGS = {
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
     # A duplicate assessment is a 500 over HTTP, which MLflow otherwise retries for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # A bar of MLflow's would share its line with our progress.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # On SQLite more search threads only wait for each other.
     "MLFLOW_SEARCH_TRACES_MAX_THREADS": "1",
 }

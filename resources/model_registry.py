@@ -23,7 +23,7 @@ from resources import run_marks as marks
 from resources.agent_faults import check_source
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
-from resources.model_steps import discard_run
+from resources.model_steps import agent_request, discard_run
 from resources.platform import Platform
 from resources.worker import Progress, run_worker
 
@@ -120,8 +120,7 @@ class MlflowModelRegistry(ModelRegistry):
         check_source(agent)
         tags = {marks.AGENT: agent.name, marks.SOURCE_DIGEST: source.digest, marks.GIT_COMMIT: source.git_commit}
         request = {
-            "folder": str(agent.folder),
-            "spec": agent.spec.model_dump(mode="json"),
+            **agent_request(agent),
             "experiment_id": experiment,
             "model_tags": {name: value for name, value in tags.items() if value},
             "run_tags": {**tags, marks.STEP: "logged_model", marks.DAGSTER_RUN: dagster_run_id},

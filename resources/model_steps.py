@@ -18,6 +18,7 @@ from lifecycle_assets.spec import AgentSpec, Resource
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
 from resources.agent_faults import check_source, fault_of_model, refusal_of_prediction, refusal_when_logging
+from resources.explain import explain
 from resources.mlflow_store import open_client, open_mlflow
 from resources.platform import Platform
 
@@ -33,6 +34,11 @@ def rebuild_agent(request: Mapping[str, Any]) -> Agent:
     return Agent(AgentSpec.model_validate(request["spec"]), Path(request["folder"]))
 
 
+def agent_request(agent: Agent) -> dict[str, Any]:
+    """The part of a request from which a worker rebuilds the agent; the worker has a working folder of its own."""
+    return {"folder": str(agent.folder.resolve()), "spec": agent.spec.model_dump(mode="json")}
+
+
 def log_model(request: Mapping[str, Any]) -> dict[str, Any]:
     """Log the agent, load it back, predict once, and only then mark the model complete.
 
@@ -45,14 +51,15 @@ def log_model(request: Mapping[str, Any]) -> dict[str, Any]:
     mlflow.set_experiment(experiment_id=request["experiment_id"])
     run_id = marks.open_run(client, request["experiment_id"], f"{agent.name}: logged model", request["run_tags"])
     try:
-        _report("logging the model")
         with mlflow.start_run(run_id=run_id):
-            info = _logged(mlflow, agent, request["model_tags"])
-        # Only now: log_model traces nothing by itself, and waits for ever when tracing is off (mlflow 3.17.2).
-        mlflow.tracing.disable()
-        _report("smoke prediction")
-        facts = _smoke(mlflow, client, agent, info.model_id)
-        client.set_logged_model_tags(info.model_id, {**facts, marks.COMPLETE: "true"})
+            _report("logging the model")
+            info = _logged(mlflow, client, agent, request["model_tags"])
+            # Not before: log_model traces nothing by itself, and waits for ever once tracing is off (mlflow 3.17.2).
+            mlflow.tracing.disable()
+            _report("smoke prediction")
+            facts = _smoke(mlflow, agent, info.model_id)
+            client.set_logged_model_tags(info.model_id, facts)
+            client.set_logged_model_tags(info.model_id, {marks.COMPLETE: "true"})
     except BaseException as error:
         discard_run(client, request["experiment_id"], run_id, "FAILED")
         refusal = error if isinstance(error, Refused) else refusal_when_logging(error, agent)
@@ -76,6 +83,8 @@ def predict(request: Mapping[str, Any]) -> dict[str, Any]:
         answer = model.predict(request["input"])
         seconds = time.perf_counter() - started
     except Exception as error:  # The agent's code may raise anything.
+        if explain(error, "MLflow"):
+            raise
         fault = fault_of_model(error)
         raise Refused(
             f"{request['model_uri']} does not load and predict: {fault.said}"
@@ -95,7 +104,7 @@ def discard_run(client: "MlflowClient", experiment_id: str, run_id: str, status:
     client.set_terminated(run_id, "FINISHED" if complete else status)
 
 
-def _logged(mlflow: Any, agent: Agent, tags: Mapping[str, str]) -> Any:
+def _logged(mlflow: Any, client: "MlflowClient", agent: Agent, tags: Mapping[str, str]) -> Any:
     """Log the agent's file as a model of the active run, and the configuration beside it."""
     code = agent.spec.agent
     sys.path.append(str(agent.folder))
@@ -119,14 +128,15 @@ def _logged(mlflow: Any, agent: Agent, tags: Mapping[str, str]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / CONFIG_FILE
         file.write_text(json.dumps(code.config, indent=2, ensure_ascii=False), encoding="utf-8")
-        mlflow.MlflowClient().log_model_artifact(info.model_id, str(file))
+        client.log_model_artifact(info.model_id, str(file))
     return info
 
 
-def _smoke(mlflow: Any, client: "MlflowClient", agent: Agent, model_id: str) -> dict[str, str]:
+def _smoke(mlflow: Any, agent: Agent, model_id: str) -> dict[str, str]:
     """Load the model from where it was logged and predict the input example; what was seen, as tags."""
     uri = f"models:/{model_id}"
-    stored = json.loads(Path(mlflow.artifacts.download_artifacts(f"{uri}/{CONFIG_FILE}")).read_text(encoding="utf-8"))
+    files = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    stored = json.loads((files / CONFIG_FILE).read_text(encoding="utf-8"))
     if stored != json.loads(json.dumps(agent.spec.agent.config)):
         raise Refused(f"{uri}: {CONFIG_FILE} reads back other than it was written; check the artifact store.")
     try:
@@ -135,8 +145,10 @@ def _smoke(mlflow: Any, client: "MlflowClient", agent: Agent, model_id: str) -> 
         answer = model.predict(agent.spec.agent.input_example)
         seconds = time.perf_counter() - started
     except Exception as error:  # The agent's code may raise anything.
+        if explain(error, "MLflow"):
+            raise
         raise refusal_of_prediction(error, agent) from error
-    requirements = Path(mlflow.artifacts.download_artifacts(f"{uri}/requirements.txt")).read_text(encoding="utf-8")
+    requirements = (files / "requirements.txt").read_text(encoding="utf-8")
     facts = {
         "has_signature": model.metadata.signature is not None,
         "requirements": [line.strip() for line in requirements.splitlines() if line.strip()],

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,11 @@ def abandoned_runs(client: "MlflowClient", experiment_id: str, tags: Mapping[str
         [experiment_id], filter_string=f"attributes.status = 'RUNNING' AND {where_filter(tags)}", max_results=100
     )
     return [run for run in found if not _worker_lives(run.data.tags.get(WORKER, ""), run.info.start_time)]
+
+
+def started_at(run: "Run") -> str:
+    """When the run started, UTC ISO 8601 in seconds."""
+    return datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _worker_lives(mark: str, started_ms: int) -> bool:

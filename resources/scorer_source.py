@@ -86,12 +86,9 @@ def free_names(source_file: Path, function: str) -> list[str]:
     """
     node = _function(source_file, function, source_file.name)
     arguments = node.args
-    for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]:
-        if argument is not None:
-            argument.annotation = None
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [default and ast.Constant(None) for default in arguments.kw_defaults]
-    node.decorator_list, node.returns = [], None
+    node.decorator_list = []
     _WithoutAnnotations().visit(node)
     table = symtable.symtable(ast.unparse(node), source_file.name, "exec").get_children()[0]
     return sorted(set(_module_names(table)) - set(dir(builtins)) - INJECTED)
@@ -249,8 +246,14 @@ class _WithoutAnnotations(ast.NodeTransformer):
         return ast.copy_location(ast.Assign(targets=[node.target], value=node.value, lineno=node.lineno), node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
-        """A parameter of a nested function."""
+        """Of a parameter only the name stays."""
         node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A nested function keeps decorators and defaults: they run with the body."""
+        self.generic_visit(node)
+        node.returns = None
         return node
 
 

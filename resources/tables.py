@@ -116,7 +116,7 @@ STATISTICS: dict[str, tuple[str, ...]] = {
 VIEWS: dict[str, str] = {
     "quality_by_version": """
         WITH versions AS (
-            SELECT model_id, max_by(to_version, at) AS version FROM promotions
+            SELECT model_id, max_by(to_version, promotions."at") AS version FROM promotions
             WHERE alias = 'champion' AND model_id <> '' GROUP BY model_id
         )
         SELECT t.model_id, coalesce(v.version, '') AS version, a.name, a.scorer_version,
@@ -136,7 +136,7 @@ VIEWS: dict[str, str] = {
         FROM traces WHERE state <> 'ERROR' GROUP BY ALL ORDER BY ALL""",
     "errors": """
         SELECT trace_date, model_id, count(*) AS traces, count(*) FILTER (state = 'ERROR') AS errors,
-            errors / traces AS error_rate
+            count(*) FILTER (state = 'ERROR') / count(*) AS error_rate
         FROM traces GROUP BY ALL ORDER BY ALL""",
     "feedback": """
         WITH said AS (
@@ -149,7 +149,7 @@ VIEWS: dict[str, str] = {
         )
         SELECT s.trace_date, t.model_id, s.name, count(*) AS n,
             count(*) FILTER (s.positive) AS positive, count(*) FILTER (NOT s.positive) AS negative,
-            positive / nullif(positive + negative, 0) AS positive_rate
+            count(*) FILTER (s.positive) / nullif(count(s.positive), 0) AS positive_rate
         FROM said s JOIN traces t USING (trace_id, trace_date) GROUP BY ALL ORDER BY ALL""",
     "scorer_coverage": """
         WITH scores AS (
@@ -161,7 +161,8 @@ VIEWS: dict[str, str] = {
         ), days AS (SELECT trace_date, count(*) AS traces FROM traces GROUP BY trace_date)
         SELECT trace_date, s.name, s.scorer_version, d.traces,
             count(*) FILTER (s.scored) AS scored, count(*) FILTER (NOT s.scored) AS errored,
-            count(*) FILTER (s.not_applicable) AS not_applicable, scored / d.traces AS coverage
+            count(*) FILTER (s.not_applicable) AS not_applicable,
+            count(*) FILTER (s.scored) / any_value(d.traces) AS coverage
         FROM scores s JOIN days d USING (trace_date) GROUP BY ALL ORDER BY ALL""",
     "sessions": """
         SELECT session_id, any_value(nullif(user_id, '')) AS user_id, count(*) AS traces,
@@ -171,7 +172,8 @@ VIEWS: dict[str, str] = {
         FROM traces WHERE session_id <> '' GROUP BY session_id ORDER BY started_at, session_id""",
     "judge_cost": """
         SELECT a.trace_date, a.name, a.scorer_version, count(*) AS calls,
-            coalesce(any_value(c.cost_per_call), 0.0) AS cost_per_call, calls * cost_per_call AS cost_usd
+            coalesce(any_value(c.cost_per_call), 0.0) AS cost_per_call,
+            count(*) * coalesce(any_value(c.cost_per_call), 0.0) AS cost_usd
         FROM assessments a LEFT JOIN scorer_costs c USING (name)
         WHERE a.kind = 'feedback' AND a.source_type <> 'HUMAN' AND a.scorer_version IS NOT NULL
         GROUP BY ALL ORDER BY ALL""",

@@ -198,8 +198,9 @@ class _Text:
         if isinstance(value, list | tuple):
             return [self._walk(inner) for inner in value]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            redacted = self.plain(str(value))
-            return value if redacted == str(value) and math.isfinite(value) else redacted
+            said = json.dumps(value)  # NaN and Infinity by the names JSON readers know.
+            redacted = self.plain(said)
+            return value if redacted == said and math.isfinite(value) else redacted
         return value
 
     def _redacted(self, text: str) -> str:

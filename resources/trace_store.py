@@ -43,8 +43,11 @@ _REMEMBERED = 1_000  # Traces whose assessments are kept between reading them an
 
 @dataclass(frozen=True)
 class TraceInfo:
-    """A production trace without its spans. `scored` holds `(registered scorer name, version)` of its assessments
-    that carry a value or say 'not applicable'; `errored` those of which only an error is there."""
+    """A production trace without its spans.
+
+    `scored` holds `(registered scorer name, version)` of its assessments that carry a value or say
+    'not applicable'; `errored` those of which only an error is there.
+    """
 
     trace_id: str
     request_ms: int
@@ -94,8 +97,11 @@ class TraceStore(ABC):
 
 
 class MlflowTraceStore(TraceStore):
-    """Traces of an MLflow tracking store. Everything here may be repeated: reads change nothing, an assessment
-    has an id of what it is about, a tag is compared first."""
+    """Traces of an MLflow tracking store.
+
+    Everything here may be repeated: reads change nothing, an assessment has an id of what it is about, a tag is
+    compared first.
+    """
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform

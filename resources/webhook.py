@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +98,7 @@ def _attempt(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, bo
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def _unlogged() -> Generator[None]:
     """Keep urllib3 from logging this thread's request: at debug level it logs the path, where tokens are."""
     logger, thread = logging.getLogger("urllib3.connectionpool"), threading.get_ident()
 

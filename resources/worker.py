@@ -83,6 +83,7 @@ def run_worker(
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            process.stdout.close()
         if not answer_file.exists():
             raise WorkerFailed(f"{action} ended with code {process.returncode}:\n" + "\n".join(tail))
         answer = json.loads(answer_file.read_text(encoding="utf-8"))

@@ -28,8 +28,8 @@ def answers_for(traces: TraceStore, trace_id: str) -> dict[str, Any]:
     refused = bool(answer.get("refused"))
     disliked = any(a["name"] == "user_feedback" and a["value_number"] == 0 for a in rows.assessments)
     return {
-        "supported": "no" if refused or covered < WORDS_IN_ONE_PASSAGE else "yes",
-        "answerable": "yes" if not refused or disliked else "no",
+        "supported": not refused and covered >= WORDS_IN_ONE_PASSAGE,
+        "answerable": not refused or disliked,
     }
 
 

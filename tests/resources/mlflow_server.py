@@ -29,8 +29,10 @@ def mlflow_server(store: Path, home: Path, **env: str) -> Iterator[Platform]:
     log = (home / "server.log").open("wb")
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true", **env}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        + ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(home / "artifacts")],
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(home / "artifacts")),
+        ],
         env={**os.environ, **settings, "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -147,6 +147,28 @@ class TestRegister:
         assert registry.register(agent) == registered
         assert mlflow_versions(store, agent, "local_tiny_length") == 1
 
+    def test_built_in_scorers_and_judges_are_found_by_their_source_too(
+        self, store: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("LIFECYCLE_JUDGE_MODEL", "openai:/gpt-5-mini")
+        judge = {"judge": "Is the answer in {{ outputs }} polite? Answer yes or no."}
+        matches = {"builtin": "RegexMatch", "arguments": {"pattern": "HEL+O"}}
+        scorers = [{"name": "matches", "source": matches}, {"name": "polite", "source": judge}]
+        agent = agent_with(
+            tmp_path, "", "matches", scorers=scorers, experiment=f"/agents/scorers-{os.getpid()}-{next(_NUMBERS)}"
+        )
+        registry, experiment = MlflowScorerRegistry(store), experiment_id(store, agent.spec.experiment)
+        assert registry.try_alone(agent, progress=print) == {}
+        first = registry.register(agent)
+        for scorer in first:
+            open_client(store).delete_experiment_tag(experiment, TAG + scorer.registered_name)
+        assert registry.register(agent) == first
+        assert [s.version for s in first] == ["1", "1"]
+        monkeypatch.setenv("LIFECYCLE_JUDGE_MODEL", "openai:/gpt-5")
+        assert [s.version for s in registry.register(agent)] == ["1", "2"]
+        trace = write_trace(store, agent)
+        assert registry.load(agent, first[0])(trace) == Outcome(1.0)
+
     def test_killed_at_any_moment_the_rerun_registers_each_scorer_once(self, platform: Platform, agent: Agent):
         code = (
             "import sys; from pathlib import Path; from lifecycle_assets.spec_file import read_agent\n"
@@ -155,7 +177,7 @@ class TestRegister:
             "import mlflow.genai.scorers; registry.registered(agent); print('go', flush=True)\n"
             "registry.register(agent); print('done', flush=True)\n"
         )
-        for delay in (0.02, 0.06, 0.12):
+        for delay in (0.03, 0.08):
             process = subprocess.Popen(
                 [sys.executable, "-c", code, str(agent.path("defs.yaml"))],
                 stdout=subprocess.PIPE,
@@ -212,14 +234,14 @@ class TestRegister:
     ):
         shutil.copy(migrated_store, tmp_path / "server.db")
         refusing = mlflow_server(tmp_path / "server.db", tmp_path / "s", MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS="false")
-        with refusing as served, pytest.raises(Refused, match="MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS=true"):
+        with refusing as served, pytest.raises(Refused, match=r"MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS=true"):
             MlflowScorerRegistry(served).register(agent)
 
     def test_this_process_without_code_scorers_is_named_with_the_remedy(
         self, platform: Platform, agent: Agent, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS", "false")
-        with pytest.raises(Refused, match="this MLflow process .*MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS=true"):
+        with pytest.raises(Refused, match=r"this MLflow process .*MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS=true"):
             MlflowScorerRegistry(platform).register(agent)
 
     def test_a_server_that_does_not_answer_is_a_sentence(self, agent: Agent, tmp_path: Path):

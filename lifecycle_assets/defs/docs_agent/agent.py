@@ -50,6 +50,8 @@ def _beside(name: str) -> ModuleType:
     unique = f"{name}_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     if unique not in sys.modules:
         spec = importlib.util.spec_from_file_location(unique, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python module.")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules.setdefault(unique, module)
@@ -81,7 +83,8 @@ class DocsAgent(ResponsesAgent):
         sources = [f"[{c['number']}] {c['doc_uri']}" for c in result["citations"]]
         text = result["answer"] + ("\n\nSources:\n" + "\n".join(sources) if sources else "")
         item = self.create_text_output_item(text=text, id=f"msg_{uuid4().hex}")
-        return ResponsesAgentResponse(output=[item], custom_outputs=result)
+        outputs = {**result, "trace_id": mlflow.get_active_trace_id()}
+        return ResponsesAgentResponse(output=[item], custom_outputs=outputs)
 
     def _answer(self, question: str) -> dict[str, Any]:
         """`answer`, `refused` and `citations` (number, doc_uri), under a CHAIN span."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+Documentable = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Text = tuple[str, str]  # the name of a documented object or file, and its documentation
 
 # Packages and the folders (relative to the package) that hold what its users call. Folders of
@@ -70,7 +71,7 @@ def _docstrings() -> Iterator[Text]:
     yield from sorted(named, key=lambda both: "._" in both[0])
 
 
-def _documented(body: list[ast.stmt], owner: ast.AST, prefix: str = "") -> Iterator[Text]:
+def _documented(body: list[ast.stmt], owner: Documentable, prefix: str = "") -> Iterator[Text]:
     """`(".Class.method", docstring)` for `owner` and the public definitions in its body."""
     text = ast.get_docstring(owner)
     if text:
@@ -134,7 +135,7 @@ def _descriptions() -> Iterator[Text]:
     """`(distribution description, text)` of the packages' distributions."""
     for package in SOURCES:
         try:
-            text = importlib.metadata.metadata(package.replace("_", "-")).get_payload()
+            text = importlib.metadata.metadata(package.replace("_", "-")).json.get("description", "")
         except importlib.metadata.PackageNotFoundError:
             continue
         yield f"{package}/README", str(text)

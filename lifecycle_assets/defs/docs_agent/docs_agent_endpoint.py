@@ -42,7 +42,7 @@ def generate(model: str, prompt: str, question: str, passages: Sequence[tuple[st
     return text.strip()
 
 
-def _openai(model: str, messages: list[dict[str, str]]) -> Reply:
+def _openai(model: str, messages: list[Any]) -> Reply:
     """A chat completion from an OpenAI-compatible endpoint."""
     from openai import OpenAI
 
@@ -51,7 +51,7 @@ def _openai(model: str, messages: list[dict[str, str]]) -> Reply:
     return reply.choices[0].message.content or "", _tokens(reply.usage)
 
 
-def _databricks(endpoint: str, messages: list[dict[str, str]]) -> Reply:
+def _databricks(endpoint: str, messages: list[Any]) -> Reply:
     """A chat completion from a Databricks serving endpoint."""
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.service.serving import ChatMessage
@@ -61,7 +61,8 @@ def _databricks(endpoint: str, messages: list[dict[str, str]]) -> Reply:
         messages=[ChatMessage.from_dict(message) for message in messages],
         temperature=0,
     )
-    return reply.choices[0].message.content or "", _tokens(reply.usage)
+    message = reply.choices[0].message if reply.choices else None
+    return (message.content if message else None) or "", _tokens(reply.usage)
 
 
 def _tokens(usage: Any) -> dict[str, int] | None:

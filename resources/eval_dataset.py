@@ -1,0 +1,199 @@
+"""The evaluation dataset in MLflow: what the file says, what reviewers added, and how the two are kept apart.
+
+Lives here: comparing the declared rows with the records MLflow holds, and writing the difference.
+Add here: a further origin of records.
+Not here: reading the file (`lifecycle_assets/spec_file.py`), evaluating (`evaluation_steps.py`).
+
+A record that comes from the file keeps the file's own expectations in its source, so that what differs from them is
+known to be a reviewer's and survives every change of the file. MLflow merges expectations but never removes one, and
+never changes a source; a record that must lose something is therefore deleted and written anew. Reviewers' work is
+noted in a tag of the dataset before that, and restored from it when a crash came between.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lifecycle_assets.records import DatasetRecord, digest
+from lifecycle_assets.refused import Refused
+from resources.mlflow_store import open_mlflow
+from resources.platform import Platform
+
+_JOURNAL = "lifecycle.rewriting"
+_JOURNAL_LIMIT = 5000
+"""Characters MLflow keeps of a dataset's tag."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record as it is or should be; `declared` are the file's expectations, None when it is not in the file."""
+
+    inputs: Mapping[str, Any]
+    expectations: Mapping[str, Any]
+    declared: Mapping[str, Any] | None = None
+    trace_id: str = ""
+    record_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """What makes a record one and the same: its inputs."""
+        return canonical(self.inputs)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Expectations that did not come from the file."""
+        declared = self.declared or {}
+        return {name: value for name, value in self.expectations.items() if declared.get(name, ...) != value}
+
+    def as_record(self) -> dict[str, Any]:
+        """The record as MLflow takes it."""
+        data: dict[str, Any] = {"trace_id": self.trace_id} if self.trace_id else {}
+        if self.declared is not None:
+            data["declared"] = dict(self.declared)
+        kind = "CODE" if self.declared is not None else "TRACE" if self.trace_id else "HUMAN"
+        return {
+            "inputs": dict(self.inputs),
+            "expectations": dict(self.expectations),
+            "source": {"source_type": kind, "source_data": data},
+        }
+
+
+def canonical(value: object) -> str:
+    """`value` as JSON that does not depend on the order of keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def rows_of(dataset: Any) -> list[Row]:
+    """The records of an MLflow dataset, by inputs, so that the same records always come in the same order."""
+    rows = []
+    for record in dataset.to_df().to_dict(orient="records"):
+        source = record.get("source")
+        data = (source if isinstance(source, dict) else source.to_dict() if source else {}).get("source_data") or {}
+        rows.append(
+            Row(
+                inputs=record["inputs"],
+                expectations=record.get("expectations") or {},
+                declared=data.get("declared"),
+                trace_id=str(data.get("trace_id") or ""),
+                record_id=record["dataset_record_id"],
+            )
+        )
+    return sorted(rows, key=lambda row: row.key)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Digest over inputs and expectations, whatever the order of the records."""
+    return digest(sorted(canonical([row.inputs, row.expectations]) for row in rows))
+
+
+def describe(dataset: Any) -> DatasetRecord:
+    """The record of a dataset as it is now. Raises `Refused` when it has no rows."""
+    rows = rows_of(dataset)
+    if not rows:
+        raise Refused(f"MLflow dataset '{dataset.name}' has no records: add some, then run again.")
+    return DatasetRecord(dataset.dataset_id, dataset.name, rows_digest(rows), len(rows))
+
+
+def find_dataset(platform: Platform, name: str, experiment_id: str | None = None) -> Any | None:
+    """The MLflow dataset of that name (of that experiment, when given), the oldest if there are several; or None."""
+    open_mlflow(platform)
+    from mlflow.genai import datasets
+
+    found = datasets.search_datasets(
+        experiment_ids=[experiment_id] if experiment_id else None,
+        filter_string=f"name = '{name}'",
+        order_by=["created_time ASC"],
+        max_results=1,
+    )
+    return found[0] if found else None
+
+
+def create_dataset(platform: Platform, name: str, experiment_id: str, agent: str) -> Any:
+    """A new, empty dataset."""
+    open_mlflow(platform)
+    from mlflow.genai import datasets
+
+    return datasets.create_dataset(name=name, experiment_id=[experiment_id], tags={"lifecycle.agent": agent})
+
+
+def write_declared(dataset: Any, declared: Sequence[Mapping[str, Any]]) -> None:
+    """Make the dataset hold the declared rows and what reviewers added, and nothing else; writes only differences."""
+    _restore(dataset)
+    present = {row.key: row for row in rows_of(dataset)}
+    wanted: dict[str, Row] = {}
+    for line in declared:
+        key = canonical(line["inputs"])
+        held = present.get(key)
+        labels, trace_id = (held.labels, held.trace_id) if held else ({}, "")
+        wanted[key] = Row(line["inputs"], {**line["expectations"], **labels}, line["expectations"], trace_id)
+    for key, held in present.items():
+        if key not in wanted and (held.declared is None or held.labels or held.trace_id):
+            kept = held.labels or (held.expectations if held.trace_id else {})
+            wanted[key] = Row(held.inputs, kept, None, held.trace_id)
+    _write(dataset, present, wanted)
+
+
+def merge_labels(dataset: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add reviewers' records `{inputs, expectations, source}`; a record that is there gains the expectations."""
+    _restore(dataset)
+    present = {row.key: row for row in rows_of(dataset)}
+    wanted = dict(present)
+    for record in records:
+        key = canonical(record["inputs"])
+        held = wanted.get(key)
+        source = (record.get("source") or {}).get("source_data") or {}
+        wanted[key] = Row(
+            inputs=record["inputs"],
+            expectations={**(held.expectations if held else {}), **(record.get("expectations") or {})},
+            declared=held.declared if held else None,
+            trace_id=(held.trace_id if held else "") or str(source.get("trace_id") or ""),
+        )
+    _write(dataset, present, wanted)
+
+
+def _write(dataset: Any, present: Mapping[str, Row], wanted: Mapping[str, Row]) -> None:
+    changed = [row for key, row in wanted.items() if key not in present or not _same(present[key], row)]
+    gone = [row for key, row in present.items() if key not in wanted]
+    # In one transaction: rows that are new, and rows that only gain expectations.
+    merged = [row for row in changed if row.key not in present or _only_gains(present[row.key], row)]
+    if merged:
+        dataset.merge_records([row.as_record() for row in merged])
+    if gone:
+        dataset.delete_records([row.record_id for row in gone])
+    for row in changed:
+        if row not in merged:
+            _rewrite(dataset, present[row.key].record_id, row)
+
+
+def _same(held: Row, row: Row) -> bool:
+    return (held.expectations, held.declared, held.trace_id) == (row.expectations, row.declared, row.trace_id)
+
+
+def _only_gains(held: Row, row: Row) -> bool:
+    return (held.declared, held.trace_id) == (row.declared, row.trace_id) and set(held.expectations) <= set(
+        row.expectations
+    )
+
+
+def _rewrite(dataset: Any, record_id: str, row: Row) -> None:
+    from mlflow.genai import datasets
+
+    note = json.dumps(row.as_record(), ensure_ascii=False)
+    noted = bool(row.labels or row.trace_id) and len(note) <= _JOURNAL_LIMIT
+    if noted:
+        datasets.set_dataset_tags(dataset_id=dataset.dataset_id, tags={_JOURNAL: note})
+    dataset.delete_records([record_id])
+    dataset.merge_records([row.as_record()])
+    if noted:
+        datasets.delete_dataset_tag(dataset_id=dataset.dataset_id, key=_JOURNAL)
+
+
+def _restore(dataset: Any) -> None:
+    """Write what a process that died between deleting and writing had noted."""
+    note = (dataset.tags or {}).get(_JOURNAL)
+    if note:
+        from mlflow.genai import datasets
+
+        dataset.merge_records([json.loads(note)])
+        datasets.delete_dataset_tag(dataset_id=dataset.dataset_id, key=_JOURNAL)

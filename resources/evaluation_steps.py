@@ -1,0 +1,213 @@
+"""The worker's side of the evaluator: one evaluation of one logged model.
+
+Lives here: running `mlflow.genai.evaluate` so that no failure is hidden, and writing what it found on its run.
+Add here: a step of an evaluation that runs the agent's or the scorers' code.
+Not here: reading rows (`evaluation_rows.py`), keeping the dataset (`eval_dataset.py`).
+
+`evaluate` leaves failed scorers and failed predictions out of its means. Every row and scorer is therefore read back
+from the assessments it stored, and the agent's failures are noted where they happen.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lifecycle_assets.records import DatasetRecord
+from lifecycle_assets.refused import Refused
+from resources import run_marks as marks
+from resources.eval_dataset import canonical, rows_digest, rows_of
+from resources.evaluation_rows import evidence_of, further_metrics, readable_table, score_of
+from resources.mlflow_store import open_client, open_mlflow
+from resources.model_steps import rebuild_agent
+from resources.platform import Platform
+from resources.scorer_source import DeclaredScorer, declared_scorers, load_declared
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EVALUATION_FILE = "evaluation.json"
+ROWS_FILE = "evaluation_rows.json"
+
+_SETTINGS = {
+    "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0",  # A large limit sizes the pool beyond SQLite's and loses traces.
+    "MLFLOW_GENAI_EVAL_MAX_WORKERS": "4",
+    "MLFLOW_GENAI_EVAL_MAX_SCORER_WORKERS": "1",
+    "MLFLOW_GENAI_EVAL_SKIP_TRACE_VALIDATION": "true",  # It would be one more call of the agent.
+    "MLFLOW_TRACE_SAMPLING_RATIO": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+def evaluate(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate the model on the dataset and return `{"run_id": ...}`; `evaluation.json` of that run is the evidence.
+
+    Raises `Refused` when the dataset or the scorers are no longer those asked for. Killed anywhere and repeated, one
+    run is complete: the mark comes last.
+    """
+    os.environ.update(_SETTINGS)
+    agent, platform = rebuild_agent(request), Platform.from_env()
+    mlflow, client = open_mlflow(platform), open_client(platform)
+    asked = DatasetRecord.from_json(request["dataset"])
+    dataset = _dataset_of(asked)
+    declared = [one for one in declared_scorers(agent, platform.environment) if one.name in request["scorers"]]
+    if {one.name: one.digest for one in declared} != dict(request["scorers"]):
+        raise Refused(f"{agent.name}: the scorers changed while the evaluation started; run it again.")
+    mlflow.set_experiment(experiment_id=request["experiment_id"])
+    scorers = [load_declared(agent, one) for one in declared]
+    model = mlflow.pyfunc.load_model(f"models:/{request['model_id']}")
+    run_id = marks.open_run(client, request["experiment_id"], f"{agent.name}: evaluation", request["run_tags"])
+    try:
+        with mlflow.start_run(run_id=run_id), _LostWrites() as lost:
+            agent_calls = _Predictions(mlflow, model, asked.rows)
+            result = mlflow.genai.evaluate(
+                data=dataset, predict_fn=agent_calls, scorers=scorers, model_id=request["model_id"]
+            )
+            rows = _rows(mlflow, request["experiment_id"], run_id, rows_of(dataset), declared, agent_calls)
+            evaluation = {
+                "model_id": request["model_id"],
+                "run_id": run_id,
+                "dataset": asked.to_json(),
+                "scorers": dict(request["scorers"]),
+                "rows": rows,
+            }
+            lost.raise_if_any()
+            _write(mlflow, client, run_id, evaluation, result.metrics, dataset)
+        client.set_tag(run_id, marks.COMPLETE, "true")
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    return {"run_id": run_id}
+
+
+class _Predictions:
+    """The agent as `predict_fn`: notes which trace answered which inputs and where the agent failed."""
+
+    def __init__(self, mlflow: Any, model: Any, rows: int) -> None:
+        self._mlflow, self._model, self._rows, self._done = mlflow, model, rows, 0
+        self._lock = threading.Lock()
+        task = str((model.metadata.metadata or {}).get("task") or "")
+        self._traces_itself = task == "agent/v1/responses"  # MLflow traces predict of a ResponsesAgent.
+        self.traces: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
+
+    def __call__(self, /, **inputs: Any) -> Any:
+        key, before = canonical(inputs), self._last_trace()
+        try:
+            if self._traces_itself:
+                return self._model.predict(inputs)
+            with self._mlflow.start_span("predict", span_type="AGENT") as span:
+                span.set_inputs(inputs)
+                answer = self._model.predict(inputs)
+                span.set_outputs(answer)
+                return answer
+        except Exception as error:  # The agent's code may raise anything; MLflow notes it on the row.
+            self.failures[key] = marks.shortened(f"the agent failed: {type(error).__name__}: {error}", 500)
+            if self._last_trace() == before:
+                with self._mlflow.start_span("predict", span_type="AGENT") as span:
+                    span.set_inputs(inputs)
+                    raise
+            raise
+        finally:
+            if self._last_trace() != before:
+                self.traces[key] = self._last_trace() or ""
+            self._count()
+
+    def _last_trace(self) -> str | None:
+        return self._mlflow.get_last_active_trace_id(thread_local=True)
+
+    def _count(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._done == self._rows or self._done % max(1, self._rows // 20) == 0:
+                print(f"\nprogress: evaluated {self._done} of {self._rows} rows", flush=True)
+
+
+class _LostWrites(logging.Handler):
+    """Hears MLflow warn that it could not store an assessment: to the rows that would look like 'not applicable'."""
+
+    _HARNESS = "mlflow.genai.evaluation.harness"
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(("Failed to log trace and assessments", "Failed to refresh trace")):
+            self._heard.append(record.getMessage())
+
+    def __enter__(self) -> "_LostWrites":
+        logger = logging.getLogger(self._HARNESS)
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(self._HARNESS).removeHandler(self)
+
+    def raise_if_any(self) -> None:
+        if self._heard:
+            raise RuntimeError(f"MLflow stored {len(self._heard)} rows incompletely: {self._heard[0]}")
+
+
+def _dataset_of(asked: DatasetRecord) -> Any:
+    """The MLflow dataset, its records loaded once. Raises `Refused` when they are not those asked for."""
+    from mlflow.genai import datasets
+
+    dataset = datasets.get_dataset(dataset_id=asked.dataset_id)
+    rows = rows_of(dataset)
+    if rows_digest(rows) != asked.digest:
+        raise Refused(
+            f"MLflow dataset '{asked.name}' changed: its digest is {rows_digest(rows)}, the evaluation was asked for "
+            f"{asked.digest}; materialize eval_dataset, then eval_results."
+        )
+    return dataset
+
+
+def _rows(
+    mlflow: Any,
+    experiment_id: str,
+    run_id: str,
+    records: Sequence[Any],
+    declared: Sequence[DeclaredScorer],
+    calls: _Predictions,
+) -> list[dict[str, Any]]:
+    """Every record with its trace and what each scorer said of it, in the records' order."""
+    found = mlflow.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, return_type="list")
+    traces = {trace.info.trace_id: trace.info for trace in found}
+    rows = []
+    for record in records:
+        info = traces.get(calls.traces.get(record.key, ""))
+        failure = calls.failures.get(record.key, "")
+        if info is None:
+            raise RuntimeError(f"the evaluation left no trace of a row: {record.key[:200]}")
+        said = [one.to_dictionary() for one in info.assessments if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id]
+        scores = {
+            one.name: {"value": None, "error": failure, "rationale": ""}
+            if failure
+            else score_of([item for item in said if item["assessment_name"] == one.name and "feedback" in item])
+            for one in declared
+        }
+        rows.append(
+            {
+                "inputs": dict(record.inputs),
+                "expectations": dict(record.expectations),
+                "trace_id": info.trace_id,
+                "state": str(getattr(info.state, "value", info.state)),
+                "agent_error": failure,
+                "scores": scores,
+            }
+        )
+    return rows
+
+
+def _write(
+    mlflow: Any, client: "MlflowClient", run_id: str, evaluation: dict[str, Any], logged: Mapping[str, float], dataset: Any
+) -> None:
+    metrics = further_metrics(evaluation, logged)
+    mlflow.log_metrics(metrics, run_id=run_id, model_id=evaluation["model_id"], dataset=dataset)
+    mlflow.log_table(readable_table(evaluation), ROWS_FILE, run_id=run_id)
+    client.log_dict(run_id, json.loads(json.dumps(evaluation, default=str)), EVALUATION_FILE)
+    evidence_of(evaluation)

@@ -1,0 +1,100 @@
+"""A wrong declaration: one sentence naming file, field and remedy."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec_file import dataset_rows, find_agents, parse_agent, read_agent
+from tests.building import ATTRIBUTES, write_agent
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def refused(folder: Path, change: Change) -> str:
+    """What is said of the tiny agent's declaration after `change`."""
+    attributes = copy.deepcopy(ATTRIBUTES)
+    change(attributes)
+    file = write_agent(folder)
+    with pytest.raises(Refused) as refusal:
+        parse_agent(attributes, file)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "remedy"),
+    [
+        (lambda a: a.update(nmae="x"), "attributes.nmae is not a known field", "did you mean 'name'?"),
+        (lambda a: a.update(name="Bad Name"), "attributes.name", "pattern"),
+        (lambda a: a["scorers"][0].update(sample_rate=1.5), "attributes.scorers[0].sample_rate is 1.5", "0..1"),
+        (lambda a: a["agent"].update(path="gone.py"), "attributes.agent.path names 'gone.py'", "create the file"),
+        (lambda a: a["agent"].update(path="../x.py"), "attributes.agent.path", "move the file into it"),
+        (lambda a: a["eval"].update(dataset="gone.jsonl"), "attributes.eval.dataset", "create the file"),
+        (lambda a: a["scorers"].append(a["scorers"][0]), "attributes.scorers", "declared twice"),
+        (lambda a: a["scorers"][0].update(source="scorers.py"), "attributes.scorers[0].source", "file.py:function"),
+        (lambda a: a.update(model_name="two.levels"), "attributes.model_name", "catalog.schema.model"),
+        (lambda a: a.pop("experiment"), "attributes.experiment is missing", "add it"),
+        (lambda a: a["eval"]["gate"].update(thresholds=[]), "attributes.eval.gate", "add thresholds"),
+        (
+            lambda a: a["eval"]["gate"]["thresholds"][0].update(metric="nosuch/mean"),
+            "attributes.eval.gate.thresholds[0].metric: unknown metric 'nosuch/mean'",
+            "write <scorer>/<aggregation>",
+        ),
+        (
+            lambda a: a["eval"]["gate"]["thresholds"][0].update(at_most=1),
+            "attributes.eval.gate.thresholds[0]",
+            "exactly one of at_least and at_most",
+        ),
+        (lambda a: a["labeling"]["schemas"][0].update(judges="nosuch"), "labeling.schemas.judges", "declared are"),
+        (lambda a: a.update(archive={"redact": [{"pattern": "("}]}), "archive.redact[0].pattern", "correct it"),
+        (lambda a: a["scorers"].extend(dict(a["scorers"][0], name=f"s{i}") for i in range(20)), "attributes.scorers", "20"),
+    ],
+)
+def test_a_wrong_field_is_one_sentence(tmp_path: Path, change: Change, field: str, remedy: str):
+    sentence = refused(tmp_path, change)
+    assert "\n" not in sentence
+    assert "defs.yaml" in sentence
+    assert field in sentence
+    assert remedy in sentence
+
+
+def test_a_file_that_is_not_yaml_names_the_line(tmp_path: Path):
+    file = write_agent(tmp_path)
+    file.write_text("type: x\nattributes: [unclosed\n")
+    with pytest.raises(Refused, match=r"defs\.yaml line \d+: is not YAML"):
+        read_agent(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no record"),
+        ("\n\n", "holds no record"),
+        ('{"inputs": {"q": 1}}\n{"inputs": ', "line 2: is not JSON"),
+        ("[1]", 'line 1: has no "inputs" object'),
+        ('{"inputs": {}}', 'line 1: has no "inputs" object'),
+        ('{"inputs": {"q": 1}, "expected": {}}', "line 1: only"),
+        ('{"inputs": {"q": 1}}\n{"inputs": {"q": 1}}', "line 2: asks the same as line 1"),
+    ],
+)
+def test_a_malformed_dataset_names_the_line(tmp_path: Path, text: str, words: str):
+    file = tmp_path / "eval_dataset.jsonl"
+    file.write_text(text)
+    with pytest.raises(Refused, match=words):
+        dataset_rows(file)
+
+
+def test_two_agents_of_one_name_are_refused(tmp_path: Path):
+    write_agent(tmp_path / "a", "tiny")
+    write_agent(tmp_path / "b", "tiny")
+    with pytest.raises(Refused, match="name 'tiny' is taken by"):
+        find_agents(tmp_path)
+
+
+def test_agents_are_found_by_name(tmp_path: Path):
+    write_agent(tmp_path, "second")
+    write_agent(tmp_path, "first")
+    assert [agent.name for agent in find_agents(tmp_path)] == ["first", "second"]
