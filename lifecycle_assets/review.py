@@ -229,15 +229,19 @@ def _numbers(agreement: Agreement | None) -> tuple[float | None, float | None, f
 def _agreement_check(
     check: str, found: list[tuple[str, Agreement | None]], labeling: Labeling, *, nobody: str
 ) -> dg.AssetCheckResult:
-    """Passed when every kappa that could be had reaches `min_kappa`; nothing to compare is a warning, not a pass."""
+    """Passed when every kappa that could be had reaches `min_kappa`.
+
+    Nothing to compare is a warning, not a pass; so is a kappa below whose interval still reaches `min_kappa`.
+    """
     known = [(name, agreement) for name, agreement in found if agreement is not None]
     low = [name for name, agreement in known if agreement.kappa is not None and agreement.kappa < labeling.min_kappa]
+    surely = [name for name, agreement in known if agreement.ci_high is not None and agreement.ci_high < labeling.min_kappa]
     undefined = [name for name, agreement in known if agreement.kappa is None]
     sentences = [f"{name}: kappa is below {labeling.min_kappa:g}: look at the traces they differ on." for name in low]
     sentences += [f"{name}: kappa is undefined, every answer is the same: label more traces." for name in undefined]
     return dg.AssetCheckResult(
         check_name=check,
         passed=bool(known) and not sentences,
-        severity=dg.AssetCheckSeverity.ERROR if low else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if surely else dg.AssetCheckSeverity.WARN,
         description=" ".join(sentences) or ("They agree." if known else nobody),
     )

@@ -9,10 +9,15 @@ names the day. So a step that was killed and runs again writes what is missing, 
 say makes no commit. `traces` is written last: a trace that is there has its spans and assessments.
 """
 
+import errno
+import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 8  # Each lost race means another writer got through, so this many in a row is no accident.
 _COMPACT_FROM = 64  # Files of one day from which reading them costs more than rewriting them once.
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
 
 Result = TypeVar("Result")
 
@@ -170,14 +177,14 @@ class DeltaArchive(Archive):
 
     def trace_ids(self, prefix: str, day: date) -> set[str]:
         """See `Archive.trace_ids`."""
-        with explained(self._platform.table_uri(prefix + "traces")):
+        with storage(self._platform.table_uri(prefix + "traces")):
             target = self._open(prefix + "traces")
             return set() if target is None else set(_of_day(target, "traces", day, "trace_id")[0].to_pylist())
 
     def version(self, prefix: str, table: str) -> int:
         """See `Archive.version`."""
         columns(table)
-        with explained(self._platform.table_uri(prefix + table)):
+        with storage(self._platform.table_uri(prefix + table)):
             target = self._open(prefix + table)
             return -1 if target is None else target.version()
 
@@ -213,7 +220,7 @@ class DeltaArchive(Archive):
         from deltalake.exceptions import CommitFailedError, DeltaError
 
         where = self._platform.table_uri(name)
-        with explained(where):
+        with storage(where):
             for _ in range(_ATTEMPTS):
                 try:
                     return attempt()
@@ -237,7 +244,28 @@ def open_table(uri: str) -> "DeltaTable | None":
     try:
         return DeltaTable(uri)
     except TableNotFoundError:
+        # delta-rs says the same of a folder it may not look into and of a log that lost its files.
+        log = Path(uri.removeprefix("file://")) / "_delta_log"
+        if "://" not in uri.removeprefix("file://") and log.exists() and any(log.glob("*.json")):
+            raise
         return None
+
+
+@contextmanager
+def storage(where: str) -> Iterator[None]:
+    """Turn faults of the storage inside the block into `Refused`; everything else passes unchanged."""
+    from deltalake.exceptions import DeltaError
+
+    with explained(where):
+        try:
+            yield
+        except (DeltaError, OSError) as error:
+            number = _OS_ERROR.search(str(error))
+            if isinstance(error, FileExistsError | NotADirectoryError) or number and int(number[1] or number[2]) == errno.ENOTDIR:
+                raise Refused(f"{where}: a file is where a folder should be; move it away, then run again.") from error
+            if number and not isinstance(error, OSError):
+                raise OSError(int(number[1] or number[2]), os.strerror(int(number[1] or number[2])), where) from error
+            raise
 
 
 def _zstd() -> Any:

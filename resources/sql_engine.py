@@ -26,7 +26,7 @@ from lifecycle_assets.refused import Refused
 from resources.archive import open_table
 from resources.explain import explained
 from resources.platform import Platform
-from resources.tables import PARTITION, TABLES, VIEWS
+from resources.tables import PARTITION, TABLES, VIEWS, arrow_schema
 
 if TYPE_CHECKING:
     import duckdb
@@ -158,7 +158,7 @@ def _define(con: "duckdb.DuckDBPyConnection", table: str, target: "DeltaTable | 
     paths = [unquote(uri.removeprefix("file://")) for uri in uris]
     if not all(path.startswith("/") and not set(path) & set("*?[") for path in paths):
         # Object stores, and folders DuckDB would read as a pattern: delta-rs reads, DuckDB sees Arrow.
-        con.register(f"{table}_files", target.to_pyarrow_dataset())
+        con.register(f"{table}_files", _dataset(target, table))
         con.execute(f"CREATE TEMP VIEW {table}_typed AS SELECT {listed} FROM {table}_files")  # noqa: S608
         con.execute(f"CREATE TEMP VIEW {table} AS FROM {table}_typed")
         return []
@@ -166,6 +166,29 @@ def _define(con: "duckdb.DuckDBPyConnection", table: str, target: "DeltaTable | 
     files = f"read_parquet([{', '.join(_quoted(path) for path in paths)}], union_by_name = true{days})"
     con.execute(f"CREATE VIEW {table} AS SELECT {listed} FROM {files}")  # noqa: S608 names and paths of ours
     return paths
+
+
+def _dataset(target: "DeltaTable", table: str) -> Any:
+    """The table's files as an Arrow dataset, read by delta-rs wherever they are.
+
+    Text is string_view, as delta-rs writes it: Arrow cannot compare a string with the string_view of a file's
+    statistics, but it can the other way round. For the same reason this is not `to_pyarrow_dataset`.
+    """
+    import pyarrow as pa
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.dataset import dataset, partitioning
+    from pyarrow.fs import PyFileSystem
+
+    days = partitioning(pa.schema([(PARTITION, pa.date32())]), flavor="hive")
+    fields = [pa.field(f.name, pa.string_view() if f.type == pa.string() else f.type) for f in arrow_schema(table)]
+    paths = pa.table(target.get_add_actions(flatten=True)).column("path").to_pylist()
+    return dataset(
+        paths,
+        schema=pa.schema(fields),
+        format="parquet",
+        filesystem=PyFileSystem(DeltaStorageHandler(target.table_uri)),
+        partitioning=days if PARTITION in TABLES[table] else None,
+    )
 
 
 def _quoted(text: str) -> str:

@@ -17,6 +17,8 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from lifecycle_assets.definitions import defs
+from lifecycle_assets.demo.reviewer import answers_for
 from lifecycle_assets.demo.runs import Runner
 from lifecycle_assets.demo.snapshot import Snapshot, take
 from lifecycle_assets.demo.traffic import read_visits, send_traffic
@@ -26,8 +28,10 @@ from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import sessions_of
 from lifecycle_assets.spec_file import Agent, find_agents
-from resources.gateways import open_gateways
+from resources.census import count
+from resources.labeling_desk import MlflowLabelingDesk
 from resources.platform import Platform
+from resources.trace_store import MlflowTraceStore
 
 AGENT = "docs_agent"
 REVIEWED = 8
@@ -39,15 +43,14 @@ class Demo:
     """The state the stages share."""
 
     agent: Agent
+    platform: Platform
     runner: Runner
     console: Console
-    gateways: dict = field(default_factory=dict)
     report: list[tuple[str, float, dict[str, tuple[int, int]]]] = field(default_factory=list)
 
     def snapshot(self) -> Snapshot:
         """Count what there is."""
-        g = self.gateways
-        return take(self.agent, self.runner.instance, g["registry"], g["traces"], g["sql"])
+        return take(self.agent, self.runner.instance, self.platform)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -87,23 +90,22 @@ def run_demo(demo: Demo) -> None:
 def _traffic(demo: Demo) -> None:
     champion = latest(demo.runner.instance, dg.AssetKey([demo.agent.name, "champion_alias"]), ChampionRecord)
     assert champion is not None  # The release stage has just materialized it.
-    traces = demo.gateways["traces"]
     visits = read_visits(demo.agent.path("traffic.jsonl"))
-    done = traces.count(demo.agent.spec.experiment, model_id=champion.model_id).traces
+    done = count(demo.platform, demo.agent).production_by_model.get(champion.model_id, 0)
     if done >= len(visits):
         demo.say(f"{done} questions were asked of {champion.model_id} before: none is asked again")
         return
-    send_traffic(demo.agent, visits[done:], traces, demo.say)
+    send_traffic(demo.agent, visits[done:], demo.platform, demo.say)
 
 
 def _monitor(demo: Demo) -> None:
-    for day in demo.gateways["traces"].days(demo.agent.spec.experiment):
+    for day in count(demo.platform, demo.agent).days:
         demo.runner.job(f"{demo.agent.name}_monitor", partition_key=day.isoformat())
 
 
 def _review(demo: Demo) -> None:
     """Complete a few items the way a reviewer's client does, once for each session."""
-    desk = demo.gateways["desk"]
+    desk, traces = MlflowLabelingDesk(demo.platform), MlflowTraceStore(demo.platform)
     for session in sessions_of(demo.runner.instance, demo.agent.name):
         items = desk.items(session.session_id)
         if any(item.status == "complete" for item in items):
@@ -111,7 +113,7 @@ def _review(demo: Demo) -> None:
             continue
         demo.say(f"{session.name}: the demo answers {min(REVIEWED, len(items))} of {len(items)} items as reviewer 'demo'")
         for item in items[:REVIEWED]:
-            answers = demo.gateways["reviewer"](item.trace_id)
+            answers = answers_for(traces, item.trace_id)
             desk.review(demo.agent, session.session_id, item.trace_id, answers, reviewer="demo")
 
 
@@ -172,14 +174,9 @@ def main() -> None:
 
 
 def _open(platform: Platform, console: Console) -> Demo:
-    from lifecycle_assets.definitions import defs
-    from lifecycle_assets.demo.reviewer import answers_for
-
     agent = next(agent for agent in find_agents() if agent.name == AGENT)
-    gateways = open_gateways(platform)
-    demo = Demo(agent, Runner(defs(), open_instance(platform), lambda line: None), console, gateways)
+    demo = Demo(agent, platform, Runner(defs(), open_instance(platform), lambda _: None), console)
     demo.runner.say = demo.say
-    gateways["reviewer"] = lambda trace_id: answers_for(gateways["traces"], trace_id)
     interrupted = demo.runner.settle_interrupted()
     if interrupted:
         demo.say(f"{interrupted} runs of an interrupted demo were settled")

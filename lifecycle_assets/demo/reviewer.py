@@ -4,8 +4,8 @@ Lives here: how it judges, which is not how the scorers do.
 Add here: an answer to a further question of `docs_agent`'s label schemas.
 Not here: writing the answers (`resources/labeling_desk.py`).
 
-It stands in for a person so that a demo has labels; its answers are its own reading of each trace: an answer is
-supported when most of its words stand in one retrieved passage.
+It stands in for a person so that a demo has labels. Its answers are its own reading of each trace: a reply is right
+when the user did not object and it is either a refusal or an answer most of whose words stand in one passage.
 """
 
 import json
@@ -18,7 +18,7 @@ WORDS_IN_ONE_PASSAGE = 0.8
 
 
 def answers_for(traces: TraceStore, trace_id: str) -> dict[str, Any]:
-    """Answers to `supported` and `answerable` for one trace."""
+    """Answers to `handled_well` and `answerable` for one trace."""
     rows = traces.rows(next(traces.read([trace_id])))
     answer = next((json.loads(s["outputs"]) for s in rows.spans if s["name"] == "answer_question" and s["outputs"]), {})
     found = next((json.loads(s["outputs"]) for s in rows.spans if s["type"] == "RETRIEVER" and s["outputs"]), [])
@@ -28,7 +28,7 @@ def answers_for(traces: TraceStore, trace_id: str) -> dict[str, Any]:
     refused = bool(answer.get("refused"))
     disliked = any(a["name"] == "user_feedback" and a["value_number"] == 0 for a in rows.assessments)
     return {
-        "supported": not refused and covered >= WORDS_IN_ONE_PASSAGE,
+        "handled_well": not disliked and (refused or covered >= WORDS_IN_ONE_PASSAGE),
         "answerable": not refused or disliked,
     }
 

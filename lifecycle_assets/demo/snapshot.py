@@ -12,11 +12,10 @@ from lifecycle_assets.edges import latest
 from lifecycle_assets.records import ScorersRecord
 from lifecycle_assets.review import sessions_of
 from lifecycle_assets.spec_file import Agent
-from resources.model_registry import ModelRegistry
-from resources.sql_engine import SqlEngine
-from resources.trace_store import TraceStore
-
-TABLES = ("traces", "spans", "assessments", "promotions", "quality_metrics")
+from resources.census import count
+from resources.model_registry import MlflowModelRegistry
+from resources.platform import Platform
+from resources.sql_engine import DuckDbEngine
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,18 @@ class Snapshot:
         return {name: (was[name], value) for name, value in asdict(self).items()}
 
 
-def take(
-    agent: Agent, instance: dg.DagsterInstance, registry: ModelRegistry, traces: TraceStore, sql: SqlEngine
-) -> Snapshot:
+def take(agent: Agent, instance: dg.DagsterInstance, platform: Platform) -> Snapshot:
     """Count what there is of the agent now."""
-    rows = {name: sql.query(agent.spec.table_prefix, f"SELECT count(*) FROM {name}").rows[0][0] for name in TABLES}  # noqa: S608
+    rows = DuckDbEngine(platform).tables(agent.spec.table_prefix)
     scorers = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
-    stored = traces.count(agent.spec.experiment)
+    held = count(platform, agent)
     return Snapshot(
-        logged_models=registry.count_models(agent),
-        model_versions=len(registry.versions(agent.spec.model_name)),
-        alias_moves=rows["promotions"],
+        logged_models=held.logged_models,
+        model_versions=len(MlflowModelRegistry(platform).versions(agent.spec.model_name)),
+        alias_moves=rows.get("promotions", 0),
         scorer_versions=sum(int(scorer.version) for scorer in scorers.versions) if scorers else 0,
-        traces=stored.traces,
-        assessments=stored.assessments,
+        traces=held.traces,
+        assessments=held.assessments,
         labeling_sessions=len(sessions_of(instance, agent.name)),
         table_rows=sum(rows.values()),
     )

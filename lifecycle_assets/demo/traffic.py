@@ -20,7 +20,8 @@ import requests
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.trace_store import TraceStore
+from resources.feedback import send_feedback
+from resources.platform import Platform
 
 START_SECONDS = 90
 
@@ -87,14 +88,15 @@ def ask(url: str, visit: Visit) -> str:
     return answer.json()["custom_outputs"]["trace_id"]
 
 
-def send_traffic(agent: Agent, visits: list[Visit], traces: TraceStore, say: Callable[[str], None]) -> int:
-    """Serve the champion, ask every question, send every thumb; returns how many questions were asked."""
+def send_traffic(agent: Agent, visits: list[Visit], platform: Platform, say: Callable[[str], None]) -> None:
+    """Serve the champion, ask every question, send every thumb."""
     with served(agent) as url:
         say(f"lifecycle serve {agent.name} answers on {url}")
         for number, visit in enumerate(visits, start=1):
             trace_id = ask(url, visit)
             if visit.feedback:
-                traces.user_feedback(trace_id, visit.feedback == "up", user=visit.user, comment=visit.comment)
+                send_feedback(
+                    platform, trace_id, up=visit.feedback == "up", user=visit.user, comment=visit.comment
+                )
             if number % 12 == 0 or number == len(visits):
                 say(f"asked {number} of {len(visits)} questions")
-    return len(visits)

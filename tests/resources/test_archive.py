@@ -232,12 +232,16 @@ def test_a_promotion_is_appended_once(archive: DeltaArchive, home: Platform) -> 
     assert found.rows == ((datetime(2026, 11, 20, 10, tzinfo=UTC), '{"run": "r"}'),)
 
 
-def test_many_small_writes_are_compacted(archive: DeltaArchive, home: Platform) -> None:
-    for i in range(70):
+def test_many_small_writes_are_compacted(
+    archive: DeltaArchive, home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.archive._COMPACT_FROM", 5)
+    for i in range(12):
         archive.upsert_day(PREFIX, DAY, [make_rows(i)])
 
-    assert len(DeltaTable(home.table_uri(PREFIX + "traces")).file_uris()) < 64
-    assert DuckDbEngine(home).tables(PREFIX)["traces"] == 70
+    assert len(DeltaTable(home.table_uri(PREFIX + "traces")).file_uris()) < 5
+    assert DuckDbEngine(home).tables(PREFIX)["traces"] == 12
+    assert archive.upsert_day(PREFIX, DAY, [make_rows(i) for i in range(12)])["traces"] == Written(0, 0)
 
 
 def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive, home: Platform) -> None:
@@ -364,11 +368,20 @@ def test_a_writer_that_always_loses_says_so(
         archive.upsert_day(PREFIX, DAY, [rows])
 
 
-def test_a_full_or_forbidden_disk_is_explained(tmp_path: Path) -> None:
-    blocked = tmp_path / "home"
-    blocked.mkdir()
-    (blocked / "warehouse").write_text("a file where the folder should be")
-    archive = DeltaArchive(Platform.from_env({"LIFECYCLE_HOME": str(blocked)}))
+def test_a_file_in_the_way_of_the_tables_is_explained(home: Platform, archive: DeltaArchive) -> None:
+    home.home.mkdir(parents=True)
+    (home.home / "warehouse").write_text("a file where the folder should be")
 
-    with pytest.raises((Refused, OSError)):
+    with pytest.raises(Refused, match="move it away"):
         archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+
+
+def test_a_warehouse_may_be_a_uri(tmp_path: Path) -> None:
+    warehouse = (tmp_path / "ware house").as_uri()
+    home = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path), "LIFECYCLE_WAREHOUSE_URI": warehouse})
+    archive = DeltaArchive(home)
+
+    assert archive.upsert_day(PREFIX, DAY, [make_rows(1)])["traces"] == Written(1, 0)
+    assert archive.upsert_day(PREFIX, DAY, [make_rows(1)])["traces"] == Written(0, 0)
+    assert archive.trace_ids(PREFIX, DAY) == {"tr-1"}
+    assert DuckDbEngine(home).tables(PREFIX)["spans"] == 2

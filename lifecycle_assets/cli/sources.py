@@ -1,0 +1,189 @@
+"""What commands read from: the platform's gateways and Dagster's instance, opened only where something is.
+
+Lives here: opening without making: MLflow creates a database and an experiment for whoever asks, so it is not asked
+before they are there.
+Add here: a further place commands read.
+Not here: what is read.
+"""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
+
+import dagster as dg
+
+from lifecycle_assets.cli.output import iso
+from lifecycle_assets.edges import RECORD_KEY
+from lifecycle_assets.home import open_instance
+from lifecycle_assets.records import Record
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec_file import Agent
+from resources.archive import Archive
+from resources.deployer import Deployer
+from resources.explain import explained, without_password
+from resources.gateways import GATEWAYS
+from resources.labeling_desk import LabelingDesk
+from resources.mlflow_store import open_client
+from resources.model_registry import ModelRegistry
+from resources.platform import Platform
+from resources.scorer_registry import ScorerRegistry
+from resources.sql_engine import SqlEngine
+from resources.trace_store import TraceStore
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+LOCK_SECONDS = 2.0
+"""How long a command waits for a SQLite file another process holds; MLflow would wait for minutes."""
+
+
+@dataclass(frozen=True)
+class Recorded(Generic[RecordT]):
+    """A record and the moment Dagster got it, ISO 8601 UTC."""
+
+    at: str
+    record: RecordT
+
+
+class Sources:
+    """The gateways of this process's platform, each opened at its first use."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self._experiments: dict[str, str] = {}
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance | None:
+        """Dagster's instance; None when nothing has run here."""
+        if not (self.platform.dagster_home / "dagster.yaml").exists():
+            return None
+        with explained(str(self.platform.dagster_home)):
+            return open_instance(self.platform)
+
+    @cached_property
+    def has_store(self) -> bool:
+        """Whether MLflow can be asked without making a database. Raises `Refused` for one that is locked."""
+        file = sqlite_file(self.platform)
+        if file is None:
+            return True
+        if not file.exists() or file.stat().st_size == 0:
+            return False
+        with explained(self.platform.tracking_uri):
+            probe_sqlite(file)
+        return True
+
+    def experiment(self, agent: Agent) -> str:
+        """The id of the agent's experiment; empty when it is not there yet."""
+        if not self.has_store:
+            return ""
+        if not self._experiments.get(agent.name):
+            with explained(self.platform.tracking_uri):
+                found = open_client(self.platform).get_experiment_by_name(agent.spec.experiment)
+            self._experiments[agent.name] = found.experiment_id if found else ""
+        return self._experiments[agent.name]
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """Models, versions, aliases."""
+        return _gateway("registry")
+
+    @cached_property
+    def scorers(self) -> ScorerRegistry:
+        """Registered scorers."""
+        return _gateway("scorers")
+
+    @cached_property
+    def traces(self) -> TraceStore:
+        """Live traces."""
+        return _gateway("traces")
+
+    @cached_property
+    def desk(self) -> LabelingDesk:
+        """Labeling sessions."""
+        return _gateway("desk")
+
+    @cached_property
+    def deployer(self) -> Deployer:
+        """Hand-offs."""
+        return _gateway("deployer")
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Tables, to ask whether they are there."""
+        return _gateway("archive")
+
+    @cached_property
+    def sql(self) -> SqlEngine:
+        """Tables and views."""
+        return _gateway("sql")
+
+    def rows(self, agent: Agent, query: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Rows of a query over the agent's tables."""
+        return self.sql.query(agent.spec.table_prefix, query, params).dicts()
+
+    def records(self, agent: Agent, asset: str, kind: type[RecordT], *, limit: int) -> list[Recorded[RecordT]]:
+        """The asset's last records with their moments, newest first; those of other releases are left out."""
+        if self.instance is None:
+            return []
+        key = dg.AssetKey([agent.name, asset])
+        with explained(str(self.platform.dagster_home)):
+            events = list(self.instance.fetch_materializations(key, limit=limit).records)
+            events += self.instance.fetch_observations(key, limit=limit).records
+        found = []
+        for event in sorted(events, key=lambda event: event.timestamp, reverse=True)[:limit]:
+            entry = event.event_log_entry
+            said = entry.asset_materialization or entry.asset_observation
+            value = said.metadata.get(RECORD_KEY) if said else None
+            if value is not None and isinstance(value.value, Mapping) and _fits(kind, value.value):
+                found.append(Recorded(iso(event.timestamp), kind.from_json(value.value)))
+        return found
+
+    def latest(self, agent: Agent, asset: str, kind: type[RecordT]) -> Recorded[RecordT] | None:
+        """The asset's newest record with its moment."""
+        found = self.records(agent, asset, kind, limit=5)
+        return found[0] if found else None
+
+
+def sqlite_file(platform: Platform) -> Path | None:
+    """The file of an embedded tracking store; None for a server."""
+    uri = platform.tracking_uri
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
+
+
+def probe_sqlite(file: Path, *, write: bool = False) -> None:
+    """Read one page of the file, or take its write lock and give it back. Raises `sqlite3.OperationalError`."""
+    mode = "rw" if write else "ro"
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=LOCK_SECONDS)) as con:
+        con.execute("BEGIN IMMEDIATE" if write else "SELECT count(*) FROM sqlite_master").fetchall()
+        con.rollback()
+
+
+def guarded(where: str, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """What `read` finds, with `state`: ok, not yet (it found nothing), or could not read and `why`."""
+    try:
+        with explained(where):
+            found = read()
+    except Refused as refusal:
+        return {"state": "could not read", "why": str(refusal)}
+    return {"state": "ok", **found} if found else {"state": "not yet"}
+
+
+def shown_uri(platform: Platform) -> str:
+    """The tracking URI without its password."""
+    return without_password(platform.tracking_uri)
+
+
+def _gateway(name: str) -> Any:
+    return GATEWAYS[name].create_resource(dg.build_init_resource_context())
+
+
+def _fits(kind: type[Record], value: Mapping[str, Any]) -> bool:
+    try:
+        kind.from_json(value)
+    except ValueError:
+        return False
+    return True
