@@ -24,6 +24,7 @@ from resources.archive import Archive
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
+from resources.scorer_source import declared_scorers
 from resources.sql_engine import SqlEngine
 from resources.trace_store import TraceStore
 
@@ -78,7 +79,11 @@ def registered_scorers(agent: Agent) -> dg.AssetsDefinition:
         and filters follow the declaration.
         """
         champion = upstream(context, "champion_alias", ChampionRecord)
-        faults = scorers.try_alone(agent, progress=context.log.info)
+        held = {scorer.registered_name: scorer.digest for scorer in scorers.registered(agent)}
+        declared = declared_scorers(agent, Platform.from_env().environment)
+        # What is registered stood alone then: only a new source is tried.
+        is_new = any(held.get(scorer.registered_name) != scorer.digest for scorer in declared)
+        faults = scorers.try_alone(agent, progress=context.log.info) if is_new else {}
         if faults:
             raise Refused(" ".join(faults[name] for name in sorted(faults)), check="self_contained")
         registered = scorers.register(agent)

@@ -6,21 +6,26 @@ Not here: the gate's rules (`gate.py`), the assets (`release.py`).
 """
 
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from typing import Any
 
 from lifecycle_assets.records import EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import Gate
 from resources.archive import Archive
-from resources.model_registry import ModelRegistry
+from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.sql_engine import SqlEngine
+from resources.worker import Progress
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
 PROMOTIONS = "promotions"
+LOADED_BACK = "lifecycle.loads_back"
+"""Version tag: the answer of the version when it was loaded back, and with which MLflow and Python."""
 
 
 def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: datetime) -> None:
@@ -59,6 +64,22 @@ def version_tags(model: ModelRecord, evaluation: EvalRecord, dagster_run_id: str
         "lifecycle.git_commit": model.git_commit or "none",
         "lifecycle.dagster_run_id": dagster_run_id,
     }
+
+
+def load_back(
+    version: RegisteredVersion, model_id: str, request: Mapping[str, Any], *, registry: ModelRegistry, progress: Progress
+) -> str:
+    """The answer of the version, loaded from the registry in a process of its own.
+
+    A version never changes: what was loaded back with the same MLflow and Python is not loaded again. The tag that
+    says so is written after the answer, so that an interrupted try is repeated.
+    """
+    with_these = f"mlflow {metadata.version('mlflow')}, python {platform.python_version()}"
+    proof = json.loads(version.tags.get(LOADED_BACK, "{}"))
+    if proof.get("with") != with_these:
+        proof = {"with": with_these, "answer": registry.loads_back(version, request, progress=progress)}
+        registry.register(version.name, model_id, {LOADED_BACK: json.dumps(proof)})
+    return proof["answer"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
-from lifecycle_assets.promotion import CHAMPION, promote, require_evidence, version_tags
+from lifecycle_assets.promotion import CHAMPION, load_back, promote, require_evidence, version_tags
 from lifecycle_assets.records import ChampionRecord, EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
@@ -56,7 +56,8 @@ def uc_model_version(agent: Agent) -> dg.AssetsDefinition:
         require_evidence(evaluation, model.model_id, agent.spec.eval.gate, now=datetime.now(UTC))
         tags = version_tags(model, evaluation, context.run.run_id)
         version = registry.register(agent.spec.model_name, model.model_id, tags)
-        answer = registry.loads_back(version, agent.spec.agent.input_example, progress=context.log.info)
+        request = agent.spec.agent.input_example
+        answer = load_back(version, model.model_id, request, registry=registry, progress=context.log.info)
         linked = version.model_id == model.model_id
         return result(
             VersionRecord(

@@ -196,8 +196,11 @@ class DeltaArchive(Archive):
         """The empty table; of two processes at once one makes it and both go on."""
         from deltalake import DeltaTable
 
+        where = self._platform.table_uri(name)
+        if "%" in where and "://" not in where:
+            raise Refused(f"{where}: Delta cannot keep a table in a folder with % in its name; use another folder.")
         return DeltaTable.create(
-            self._platform.table_uri(name),
+            where,
             arrow_schema(table),
             mode="ignore",
             partition_by=[PARTITION] if is_partitioned(table) else None,

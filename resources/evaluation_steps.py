@@ -183,7 +183,11 @@ def _rows(
         failure = calls.failures.get(record.key, "")
         if info is None:
             raise RuntimeError(f"the evaluation left no trace of a row: {record.key[:200]}")
-        said = [one.to_dictionary() for one in info.assessments if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id]
+        said = [
+            one.to_dictionary()
+            for one in info.assessments
+            if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id
+        ]
         scores = {
             one.name: {"value": None, "error": failure, "rationale": ""}
             if failure
@@ -204,7 +208,12 @@ def _rows(
 
 
 def _write(
-    mlflow: Any, client: "MlflowClient", run_id: str, evaluation: dict[str, Any], logged: Mapping[str, float], dataset: Any
+    mlflow: Any,
+    client: "MlflowClient",
+    run_id: str,
+    evaluation: dict[str, Any],
+    logged: Mapping[str, float],
+    dataset: Any,
 ) -> None:
     metrics = further_metrics(evaluation, logged)
     mlflow.log_metrics(metrics, run_id=run_id, model_id=evaluation["model_id"], dataset=dataset)

@@ -160,7 +160,9 @@ class MlflowEvaluator(Evaluator):
         with explained(self._platform.tracking_uri):
             evaluation = self._evaluation(answer["run_id"])
         if evaluation is None:
-            raise Refused(f"MLflow run {answer['run_id']} does not give {EVALUATION_FILE} back; check the artifact store.")
+            raise Refused(
+                f"MLflow run {answer['run_id']} does not give {EVALUATION_FILE} back; check the artifact store."
+            )
         return self._evaluated(experiment, evaluation, reused=False)
 
     def attach_verdict(self, run_id: str, verdict: Mapping[str, str]) -> None:

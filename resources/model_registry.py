@@ -8,16 +8,14 @@ Not here: steps that run the agent's code (`model_steps.py`), who may become cha
 """
 
 import json
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lifecycle_assets.records import SourceRecord
-from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
 from resources.agent_faults import check_source
@@ -71,9 +69,7 @@ class ModelRegistry(ABC):
     """Logs agents as models, registers them, and moves aliases."""
 
     @abstractmethod
-    def log(
-        self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = ""
-    ) -> LoggedModel:
+    def log(self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = "") -> LoggedModel:
         """The logged model of this source digest: the existing one, or a new one after a smoke prediction.
 
         Raises `Refused` when the agent has no `set_model`, does not import, or fails its smoke prediction.
@@ -107,9 +103,7 @@ class MlflowModelRegistry(ModelRegistry):
         """Opens nothing yet."""
         self._platform = platform
 
-    def log(
-        self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = ""
-    ) -> LoggedModel:
+    def log(self, agent: Agent, source: SourceRecord, *, progress: Progress, dagster_run_id: str = "") -> LoggedModel:
         """See `ModelRegistry.log`. Killed anywhere and repeated, one complete model remains."""
         with explained(self._platform.tracking_uri):
             client, experiment = self._client(), experiment_id(self._platform, agent.spec.experiment)
@@ -143,9 +137,7 @@ class MlflowModelRegistry(ModelRegistry):
             self._link_back(client, found)
             return RegisteredVersion(name, found.version, model_id, {**found.tags, **wanted}, found.created_ms)
 
-    def loads_back(
-        self, version: RegisteredVersion, request: Mapping[str, object], *, progress: Progress
-    ) -> str:
+    def loads_back(self, version: RegisteredVersion, request: Mapping[str, object], *, progress: Progress) -> str:
         """See `ModelRegistry.loads_back`. Writes nothing, no trace either."""
         asked = {"model_uri": f"models:/{version.name}/{version.version}", "input": dict(request)}
         return run_worker("predict", asked, platform=self._platform, progress=progress)["answer"]
@@ -184,9 +176,7 @@ class MlflowModelRegistry(ModelRegistry):
         return open_client(self._platform)
 
     def _close_abandoned(self, client: "MlflowClient", experiment: str, agent: Agent) -> None:
-        for run in marks.abandoned_runs(
-            client, experiment, {marks.STEP: "logged_model", marks.AGENT: agent.name}
-        ):
+        for run in marks.abandoned_runs(client, experiment, {marks.STEP: "logged_model", marks.AGENT: agent.name}):
             discard_run(client, experiment, run.info.run_id, "KILLED")
 
     def _complete_model(
@@ -214,9 +204,7 @@ class MlflowModelRegistry(ModelRegistry):
             url=marks.page(self._platform, f"experiments/{model.experiment_id}/models/{model.model_id}"),
         )
 
-    def _created(
-        self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]
-    ) -> RegisteredVersion:
+    def _created(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
         """A new version; its tag names the logged model from the first moment, so that a repeat finds it."""
         from mlflow.exceptions import MlflowException
 

@@ -75,7 +75,8 @@ def trace_rows(trace: Any, redact: Redaction = ()) -> TraceRows:
     }
     spans = [_span_row(info.trace_id, day, span, text) for span in raw]
     assessments = [_assessment_row(info.trace_id, day, a, text) for a in info.assessments or ()]
-    return TraceRows(row, spans, [row for row in assessments if row])
+    said = sorted((row for row in assessments if row), key=lambda row: row["assessment_id"])
+    return TraceRows(row, spans, said)
 
 
 def model_of(info: Any) -> str:
@@ -129,7 +130,7 @@ def _assessment_row(trace_id: str, day: date, found: Any, text: "_Text") -> dict
     if error is None and said.value is None:
         words = NOT_APPLICABLE if metadata.get(OUTCOME) == NOT_APPLICABLE else None
     elif number is None and said.value is not None:
-        words = text.plain(said.value) if isinstance(said.value, str) else text.json(said.value)
+        words = text.plain(said.value) if isinstance(said.value, str) else text.json(said.value, whole=True)
     return {
         "trace_id": trace_id,
         "trace_date": day,
@@ -168,7 +169,10 @@ class _Text:
         """A string, redacted."""
         if text is None:
             return None
-        return self._redacted(self.clean(text)) if self._rules else self.clean(text)
+        try:
+            return self._redacted(self.clean(text)) if self._rules else self.clean(text)
+        except RecursionError:
+            return NESTED
 
     def pairs(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Tags or metadata, redacted, in the order of their keys."""
@@ -178,9 +182,10 @@ class _Text:
         """JSON text of an attribute as MLflow keeps it; without one the preview, which MLflow may have cut off."""
         return self.plain(preview) if raw is None else self.json(_loads(raw))
 
-    def json(self, value: Any) -> str:
-        """JSON text of a value, redacted."""
+    def json(self, value: Any, *, whole: bool = False) -> str:
+        """JSON text of a value, redacted; with `whole`, 1.0 is written as 1."""
         try:
+            value = _as_said(value) if whole else value
             try:
                 said = self._walk(value) if self._rules else value
                 text = json.dumps(said, ensure_ascii=False, allow_nan=False, default=str)
@@ -200,7 +205,7 @@ class _Text:
         if isinstance(value, int | float) and not isinstance(value, bool):
             said = json.dumps(value)  # NaN and Infinity by the names JSON readers know.
             redacted = self.plain(said)
-            return value if redacted == said and math.isfinite(value) else redacted
+            return value if redacted == said and (isinstance(value, int) or math.isfinite(value)) else redacted
         return value
 
     def _redacted(self, text: str) -> str:
@@ -256,6 +261,15 @@ def _number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _as_said(value: Any) -> Any:
+    """A structure with 1 for 1.0: over HTTP every number is a float."""
+    if isinstance(value, Mapping):
+        return {key: _as_said(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_said(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _whole(value: Any) -> int | None:

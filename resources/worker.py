@@ -31,13 +31,11 @@ _FLUENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "M
 """Variables by which a shell would choose the run, experiment or model a worker writes to; workers are told."""
 
 
-class WorkerFailed(Exception):
+class WorkerFailed(Exception):  # noqa: N818 - it reads as what happened
     """The agent's or a library's code raised inside the worker; the text holds its traceback."""
 
 
-def run_worker(
-    action: str, request: Mapping[str, Any], *, platform: Platform, progress: Progress
-) -> dict[str, Any]:
+def run_worker(action: str, request: Mapping[str, Any], *, platform: Platform, progress: Progress) -> dict[str, Any]:
     """Run `action` with a JSON `request` and return its JSON answer.
 
     Raises `Refused` when the worker refused, `WorkerFailed` when code in it raised or it was killed.
@@ -66,7 +64,8 @@ def run_worker(
             env=env,
             cwd=folder,
         )
-        assert process.stdin and process.stdout  # Both are pipes.
+        assert process.stdin is not None  # Both are pipes.
+        assert process.stdout is not None
         tail: list[str] = []
         try:
             with suppress(BrokenPipeError):  # It ended at once: its last lines say why.

@@ -41,7 +41,7 @@ def main() -> None:
         outcome = {"answer": step(request)}
     except Refused as refusal:
         outcome = {"refused": str(refusal), "check": refusal.check}
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the boundary: whatever was raised goes to the caller
         known = explain(error, without_password(os.environ.get("MLFLOW_TRACKING_URI", "")))
         outcome = {"refused": known} if known else {"failed": traceback.format_exc(limit=-8)}
     partial = answer_file.with_suffix(".partial")

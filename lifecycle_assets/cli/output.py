@@ -73,7 +73,7 @@ def iso(moment: float | datetime | None) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table no wider than the terminal; no cell is interpreted."""
+    """Print a table no wider than the terminal; no cell is interpreted, a list is a cell of several lines."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -82,7 +82,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     for column in columns:
         table.add_column(Text(clean(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cut(clean(cell))) for cell in row))
+        table.add_row(*(Text("\n".join(map(_cell, cell)) if isinstance(cell, list) else _cell(cell)) for cell in row))
     _console().print(table)
 
 
@@ -97,7 +97,8 @@ def mark(state: str) -> str:
     return click.style(clean(state), fg=colours.get(state))
 
 
-def _cut(text: str) -> str:
+def _cell(value: object) -> str:
+    text = clean(value)
     return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
 
 

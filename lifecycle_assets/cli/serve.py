@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,8 @@ from resources.platform import Platform
 HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 10
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+"""Linux: be told when the parent dies; become the parent of orphaned descendants."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Server:
     def __init__(self, started: Serving, *, quiet: bool) -> None:
         self.stopping = 0.0
         output = sys.stderr.fileno() if quiet else None  # Standard output belongs to the JSON line.
+        _linux_prctl(PR_SET_CHILD_SUBREAPER, 1)  # Else who outlives `mlflow` waits for an init that may never reap it.
         self.process = subprocess.Popen(
             started.command, env=started.env, stdout=output, start_new_session=True, preexec_fn=_die_with_parent
         )
@@ -120,7 +124,9 @@ class Server:
             time.sleep(0.1)
         deadline = time.monotonic() + STOP_SECONDS
         while self._signal(signal.SIGTERM) and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.05)
+            with suppress(ChildProcessError):
+                os.waitpid(-self.process.pid, os.WNOHANG)
         self._signal(signal.SIGKILL)
         return self.process.returncode
 
@@ -135,8 +141,12 @@ class Server:
 
 def _die_with_parent() -> None:
     """On Linux, end when `lifecycle serve` is killed; MLflow does the same to the server it starts."""
+    _linux_prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _linux_prctl(option: int, value: int) -> None:
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG.
+        ctypes.CDLL(None).prctl(option, value)
 
 
 @click.command()

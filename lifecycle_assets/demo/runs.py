@@ -8,16 +8,19 @@ Runs execute here and not through a code server, so that MLflow is imported once
 runs of the jobs of the code location: the UI shows them, and the daemon goes on from their state.
 """
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
 
 from lifecycle_assets.refused import Refused
+from resources.gateways import GATEWAYS
 
 DEMO_PID = "lifecycle/demo_pid"
 """Run tag with the process that executes the run: a run whose process is gone was interrupted."""
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Run config that keeps Dagster's event lines off the terminal; they are in the run's log."""
 
 
 class Runner:
@@ -25,7 +28,6 @@ class Runner:
 
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance, say: Callable[[str], None]) -> None:
         self.definitions, self.instance, self.say = definitions, instance, say
-        logging.getLogger("dagster").setLevel(logging.CRITICAL)
 
     def job(
         self,
@@ -41,7 +43,7 @@ class Runner:
         outcome = self.definitions.resolve_job_def(name).execute_in_process(
             instance=self.instance,
             partition_key=partition_key,
-            run_config=dict(run_config or {}),
+            run_config={**(run_config or {}), **QUIET},
             asset_selection=list(assets) if assets else None,
             tags={**(tags or {}), DEMO_PID: str(os.getpid()), "user": os.environ.get("USER", "demo")},
             raise_on_error=False,
@@ -56,7 +58,7 @@ class Runner:
         """Evaluate a sensor as the daemon does, run what it asks for, and return how many runs that were."""
         definition = self.definitions.resolve_sensor_def(sensor)
         context = dg.build_sensor_context(
-            instance=self.instance, definitions=self.definitions, cursor=None, sensor_name=sensor
+            instance=self.instance, definitions=self.definitions, resources=dict(GATEWAYS), sensor_name=sensor
         )
         with context:
             data = definition.evaluate_tick(context)

@@ -249,7 +249,7 @@ def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive
     for file in (Path(home.table_uri(PREFIX + "traces")) / "_delta_log").iterdir():
         file.write_text("not json")
 
-    with pytest.raises(Exception, match="(?i)json|parse|log"):
+    with pytest.raises(Exception, match=r"(?i)json|parse|log"):
         archive.trace_ids(PREFIX, DAY)
 
 
@@ -373,6 +373,12 @@ def test_a_file_in_the_way_of_the_tables_is_explained(home: Platform, archive: D
     (home.home / "warehouse").write_text("a file where the folder should be")
 
     with pytest.raises(Refused, match="move it away"):
+        archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+
+
+def test_a_folder_delta_cannot_keep_is_refused(tmp_path: Path) -> None:
+    archive = DeltaArchive(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "per%20cent")}))
+    with pytest.raises(Refused, match="another folder"):
         archive.upsert_day(PREFIX, DAY, [make_rows(1)])
 
 

@@ -27,7 +27,7 @@ from resources.platform import Platform
 from tests.building import AGENT_PY, SCORERS_PY, make_agent
 from tests.resources.killing import kill_when, worker_is_gone
 
-FLAKY = '''
+FLAKY = """
 
 @scorer
 def flaky(inputs, outputs):
@@ -39,7 +39,7 @@ def flaky(inputs, outputs):
 @scorer
 def picky(inputs):
     return 0.5 if "question 1" in str(inputs) else None
-'''
+"""
 
 
 def quiet(_: str) -> None:
@@ -132,7 +132,7 @@ class TestDataset:
         gate = {"thresholds": [{"metric": "shouted/mean", "at_least": 0.5}]}
         agent = make_agent(tmp_path, attributes={"eval": {"dataset": "golden", "gate": gate}})
         evaluator = MlflowEvaluator(platform)
-        with pytest.raises(Refused, match="no MLflow dataset 'golden'.*create"):
+        with pytest.raises(Refused, match=r"no MLflow dataset 'golden'.*create"):
             evaluator.ensure_dataset(agent)
         eval_dataset.create_dataset(platform, "golden", "0", "someone")
         with pytest.raises(Refused, match="'golden' has no records"):
@@ -187,7 +187,9 @@ def agent(home: Path, flag: Path) -> Agent:
     """An agent with scorers that fail, that do not apply, and that are left out."""
     names = ["shouted", "length", "flaky", "picky"]
     scorers: list[dict[str, Any]] = [{"name": name, "source": f"scorers.py:{name}"} for name in names]
-    scorers.append({"name": "judged", "source": {"judge": "Is {{ outputs }} polite? Yes or no."}, "requires": "NO_JUDGE"})
+    scorers.append(
+        {"name": "judged", "source": {"judge": "Is {{ outputs }} polite? Yes or no."}, "requires": "NO_JUDGE"}
+    )
     waits = f"while pathlib.Path({str(flag)!r}).exists():\n            time.sleep(0.1)\n        question ="
     code = AGENT_PY.replace("import mlflow\n", "import pathlib, time\nimport mlflow\n", 1)
     return make_agent(
@@ -246,7 +248,11 @@ def test_a_finished_evaluation_is_used_again(shared: Platform, agent: Agent, mod
     well = Agent(agent.spec.model_copy(update={"eval": chosen}), agent.folder)
     declared = agent.folder / "defs.yaml"
     text = declared.read_text()
-    declared.write_text(text.replace("dataset: eval_dataset.jsonl", "dataset: eval_dataset.jsonl\n    scorers: [shouted, length]"))
+    declared.write_text(
+        text.replace(
+            "dataset: eval_dataset.jsonl", "\n".join(["dataset: eval_dataset.jsonl", "    scorers: [shouted, length]"])
+        )
+    )
     dataset = evaluator.ensure_dataset(well)
     flag.touch()
     worker = kill_when("evaluate", well, shared, step="evaluation", model_id=model.model_id, dataset=dataset.to_json())
@@ -255,7 +261,8 @@ def test_a_finished_evaluation_is_used_again(shared: Platform, agent: Agent, mod
     first = evaluator.evaluate(well, model.model_id, dataset, progress=quiet)
     client = open_client(shared)
     runs = client.search_runs(
-        [model.experiment_id], f"tags.`lifecycle.step` = 'evaluation' AND tags.`lifecycle.dataset_digest` = '{dataset.digest}'"
+        [model.experiment_id],
+        f"tags.`lifecycle.step` = 'evaluation' AND tags.`lifecycle.dataset_digest` = '{dataset.digest}'",
     )
     assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
     assert [run.info.run_id for run in runs if run.data.tags.get("lifecycle.complete")] == [first.run_id]

@@ -18,7 +18,7 @@ def quiet(_: str) -> None:
 
 def test_a_refusal_keeps_its_sentence_and_its_check(platform: Platform) -> None:
     request = {"model_uri": "models:/main.agents.absent/1", "input": {}}
-    with pytest.raises(Refused, match="models:/main.agents.absent/1 does not load") as refused:
+    with pytest.raises(Refused, match=r"models:/main\.agents\.absent/1 does not load") as refused:
         run_worker("predict", request, platform=platform, progress=quiet)
     assert refused.value.check == "loads_back"
 

@@ -1,0 +1,534 @@
+"""Real traces in real MLflow, on SQLite and behind a server, come out as the same rows; scores go in once."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifecycle_assets.gate import Outcome
+from lifecycle_assets.records import ScorerVersion
+from lifecycle_assets.refused import Refused
+from resources.archive import DeltaArchive
+from resources.mlflow_store import experiment_id, open_mlflow
+from resources.platform import Platform
+from resources.sql_engine import DuckDbEngine
+from resources.tables import TABLES
+from resources.trace_rows import NESTED, trace_rows
+from resources.trace_store import MlflowTraceStore, score_id
+
+EXPERIMENT = "/agents/tiny"
+PREFIX = "main.agents.tiny_"
+DAY = date(2026, 11, 20)
+MIDNIGHT_MS = int(datetime(2026, 11, 20, tzinfo=UTC).timestamp() * 1000)
+DAY_MS = 86_400_000
+FOREVER = 10**15
+LENGTH = ScorerVersion("length", "local_tiny_length", "2", "digest", 1.0, "", "trace", 0.01)
+
+
+def make_trace(
+    platform: Platform,
+    at_ms: int,
+    *,
+    took_ms: int = 500,
+    inputs: Any = None,
+    outputs: Any = "fine",
+    error: bool = False,
+    model_id: str = "m-1",
+    tags: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> str:
+    """A real trace with a root and a model call, at a time of our choosing."""
+    mlflow = open_mlflow(platform)
+    start, end = at_ms * 10**6, (at_ms + took_ms) * 10**6
+    known = {"mlflow.modelId": model_id, "mlflow.trace.session": "s-1", "mlflow.trace.user": "ann@example.org"}
+    root = mlflow.start_span_no_context(
+        "root",
+        span_type="AGENT",
+        inputs={"q": "why?"} if inputs is None else inputs,
+        experiment_id=experiment_id(platform, EXPERIMENT),
+        start_time_ns=start,
+        tags=tags,
+        metadata=known | (metadata or {}),
+    )
+    call = mlflow.start_span_no_context("call", parent_span=root, span_type="LLM", inputs=[1, 2.5], start_time_ns=start)
+    call.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7})
+    call.end(end_time_ns=end)
+    root.set_outputs(outputs)
+    if error:
+        root.record_exception(ValueError("boom"))
+    root.end(status="ERROR" if error else "OK", end_time_ns=end)
+    return root.trace_id
+
+
+def make_bare_trace(platform: Platform, trace_id: str, at_ms: int, state: str = "ERROR") -> str:
+    """A trace of which only the start was recorded: the process died."""
+    open_mlflow(platform)
+    from mlflow.entities import TraceInfo, TraceState
+    from mlflow.entities.trace_location import TraceLocation
+    from mlflow.tracing.client import TracingClient
+
+    where = TraceLocation.from_experiment_id(experiment_id(platform, EXPERIMENT))
+    info = TraceInfo(trace_id, where, at_ms, TraceState(state), request_preview='{"q": "lost')
+    TracingClient(platform.tracking_uri).start_trace(info)
+    return trace_id
+
+
+def assess(platform: Platform, trace_id: str, **said: Any) -> Any:
+    """What a person or a foreign scorer says of a trace."""
+    open_mlflow(platform)
+    from mlflow.entities import AssessmentSource, Expectation, Feedback
+    from mlflow.tracing.client import TracingClient
+
+    kind, source = said.pop("kind", "feedback"), said.pop("source", "HUMAN")
+    made = (Feedback if kind == "feedback" else Expectation)(source=AssessmentSource(source, "ann@example.org"), **said)
+    return TracingClient(platform.tracking_uri).log_assessment(trace_id, made)
+
+
+def infos(platform: Platform, day: date = DAY, settled: int = FOREVER, filter_string: str = "") -> list[str]:
+    found = MlflowTraceStore(platform).infos(EXPERIMENT, day, settled_before_ms=settled, filter_string=filter_string)
+    return [info.trace_id for info in found]
+
+
+def assessments(platform: Platform, trace_id: str) -> list[Any]:
+    return next(MlflowTraceStore(platform).read([trace_id])).info.assessments
+
+
+def test_a_day_is_utc_and_its_edges_belong_to_one_day_each(platform: Platform) -> None:
+    before, first, last, after = (
+        make_trace(platform, MIDNIGHT_MS + ms) for ms in (-1, 0, DAY_MS - 1, DAY_MS)
+    )
+
+    assert infos(platform, date(2026, 11, 19)) == [before]
+    assert infos(platform) == [first, last]
+    assert infos(platform, date(2026, 11, 21)) == [after]
+
+
+def test_production_traces_only_and_only_settled_ones(platform: Platform) -> None:
+    """A trace counts after its end, and evaluations are not production."""
+    done = make_trace(platform, MIDNIGHT_MS, took_ms=1000)
+    make_trace(platform, MIDNIGHT_MS, metadata={"mlflow.sourceRun": "r-1"})
+    make_bare_trace(platform, "tr-" + "a" * 32, MIDNIGHT_MS, "IN_PROGRESS")
+
+    assert infos(platform, settled=MIDNIGHT_MS + 1000) == []
+    assert infos(platform, settled=MIDNIGHT_MS + 1001) == [done]
+    info = MlflowTraceStore(platform).infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0]
+    assert (info.request_ms, info.ended_ms, info.state) == (MIDNIGHT_MS, MIDNIGHT_MS + 1000, "OK")
+    assert (info.model_id, info.session_id) == ("m-1", "s-1")
+
+
+def test_pages_lose_and_repeat_nothing_even_when_a_page_is_one_instant(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.trace_store._SEARCH_PAGE", 3)
+    times = [0, 1, 1, 2, 5, 5, 5, 5, 5, 5, 5, 6, 7, 7, 7]
+    made = [make_bare_trace(platform, f"tr-{i:032x}", MIDNIGHT_MS + ms) for i, ms in enumerate(times)]
+
+    found = MlflowTraceStore(platform).infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)
+
+    assert sorted(info.trace_id for info in found) == made
+    assert [info.request_ms - MIDNIGHT_MS for info in found] == times
+
+
+def test_a_filter_is_joined_and_a_wrong_one_is_named(platform: Platform) -> None:
+    make_trace(platform, MIDNIGHT_MS)
+    vip = make_trace(platform, MIDNIGHT_MS + 1, tags={"tier": "vip"})
+
+    assert infos(platform, filter_string="tags.tier = 'vip'") == [vip]
+    assert len(infos(platform, filter_string="  ")) == 2
+    for wrong in ("tier is vip", "tags.tier = 'vip' OR tags.tier = 'x'", "trace.colour = 'x'", "tags.tier > 'a'", "';"):
+        with pytest.raises(Refused, match=re.escape(repr(wrong))):
+            infos(platform, filter_string=wrong)
+
+
+def test_traces_are_read_in_the_order_asked_for(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resources.trace_store._READ_PAGE", 2)
+    made = [make_trace(platform, MIDNIGHT_MS + i) for i in range(5)]
+    made.insert(2, make_bare_trace(platform, "tr-" + "b" * 32, MIDNIGHT_MS))
+    asked = [made[i] for i in (4, 2, 0, 5, 1, 3)]
+
+    read = list(MlflowTraceStore(platform).read(asked))
+
+    assert [trace.info.trace_id for trace in read] == asked
+    assert [len(trace.data.spans) for trace in read] == [2, 0, 2, 2, 2, 2]
+    assert list(MlflowTraceStore(platform).read([])) == []
+    with pytest.raises(Refused, match="tr-gone is gone"):
+        list(MlflowTraceStore(platform).read([made[0], "tr-gone"]))
+
+
+def test_the_newest_trace_of_any_model_and_of_one(platform: Platform) -> None:
+    store = MlflowTraceStore(platform)
+    assert store.newest(EXPERIMENT) is None
+
+    old = make_trace(platform, MIDNIGHT_MS, model_id="m-old")
+    new = make_trace(platform, MIDNIGHT_MS + 1, model_id="m-new")
+    otlp = make_trace(platform, MIDNIGHT_MS + 2, model_id="", tags={"mlflow.modelId": "m-otlp"})
+    make_trace(platform, MIDNIGHT_MS + 3, metadata={"mlflow.sourceRun": "r-1"})
+
+    newest = store.newest(EXPERIMENT)
+    assert newest
+    assert newest.trace_id == otlp
+    for model_id, trace_id in {"m-old": old, "m-new": new, "m-otlp": otlp}.items():
+        found = store.newest(EXPERIMENT, model_id=model_id)
+        assert found
+        assert (found.trace_id, found.model_id) == (trace_id, model_id)
+    assert store.newest(EXPERIMENT, model_id="m-none") is None
+
+
+def test_a_tag_is_written_once(platform: Platform) -> None:
+    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+
+    store.tag(trace_id, "lifecycle.labeling_session", "s-1")
+    store.tag(trace_id, "lifecycle.labeling_session", "s-1")
+
+    assert next(store.read([trace_id])).info.tags["lifecycle.labeling_session"] == "s-1"
+    with pytest.raises(Refused, match="is gone"):
+        store.tag("tr-gone", "a", "b")
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["a new store each time", "one store"])
+def test_a_score_is_written_once_and_an_error_gives_way(platform: Platform, fresh: bool) -> None:
+    trace_id, one = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+
+    def write(outcome: Outcome, scorer: ScorerVersion = LENGTH) -> bool:
+        return (MlflowTraceStore(platform) if fresh else one).write_score(trace_id, scorer, outcome)
+
+    assert write(Outcome(error="no answer\ud800" + "x" * 1000))
+    assert not write(Outcome(error="no answer\ud800" + "x" * 1000))
+    info = one.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0]
+    assert (info.scored, info.errored) == (frozenset(), {("local_tiny_length", "2")})
+    assert len(assessments(platform, trace_id)[0].error.error_message) == 500
+
+    assert write(Outcome(0.25))
+    assert not write(Outcome(0.5))
+    assert not write(Outcome(error="late"))
+    (score,) = assessments(platform, trace_id)
+    assert (score.assessment_id, score.value, score.error, score.valid) == (score_id(trace_id, LENGTH), 0.25, None, True)
+    assert (score.source.source_type, score.source.source_id) == ("CODE", "local_tiny_length")
+    assert score.metadata["lifecycle.scorer_digest"] == "digest"
+
+    assert write(Outcome(1.0), ScorerVersion(**LENGTH.to_json() | {"version": "3"}))
+    info = one.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0]
+    assert info.scored == {("local_tiny_length", "2"), ("local_tiny_length", "3")}
+    assert info.errored == frozenset()
+    assert [a.valid for a in assessments(platform, trace_id)] == [True, True]
+
+
+def test_not_applicable_counts_as_scored_and_is_no_number(platform: Platform) -> None:
+    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+
+    assert store.write_score(trace_id, LENGTH, Outcome())
+    assert not store.write_score(trace_id, LENGTH, Outcome(1.0))
+
+    assert store.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0].scored == {("local_tiny_length", "2")}
+    (row,) = store.rows(next(store.read([trace_id]))).assessments
+    assert (row["value_number"], row["value_text"], row["error"]) == (None, "not applicable", None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_an_error(platform: Platform, value: float) -> None:
+    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+
+    assert store.write_score(trace_id, LENGTH, Outcome(value))
+
+    (row,) = store.rows(next(store.read([trace_id]))).assessments
+    assert row["value_number"] is None
+    assert "not a finite number" in row["error"]
+
+
+def test_two_at_once_write_one_score(platform: Platform) -> None:
+    trace_ids = [make_trace(platform, MIDNIGHT_MS + i) for i in range(10)]
+    stores = [MlflowTraceStore(platform) for _ in range(2)]
+    for store in stores:
+        list(store.read(trace_ids))  # Both believe that there is no score.
+
+    with ThreadPoolExecutor(2) as pool:
+        def score(store: MlflowTraceStore) -> list[bool]:
+            return [store.write_score(trace_id, LENGTH, Outcome(1.0)) for trace_id in trace_ids]
+
+        first, second = pool.map(score, stores)
+
+    assert [a + b for a, b in zip(first, second, strict=True)] == [1] * 10
+    assert all(len(assessments(platform, trace_id)) == 1 for trace_id in trace_ids)
+
+
+def test_a_foreign_error_of_the_same_version_gives_way_too(platform: Platform) -> None:
+    """MLflow's own online scoring may have written it, under an id of its own."""
+    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+    version = {"mlflow.assessment.scorerVersion": "2"}
+    assess(platform, trace_id, name="local_tiny_length", error="x", source="LLM_JUDGE", metadata=version)
+    assess(platform, trace_id, name="local_tiny_length", value=0.1, metadata=version)
+
+    assert store.write_score(trace_id, LENGTH, Outcome(0.75))
+
+    judged, human = sorted(assessments(platform, trace_id), key=lambda a: a.source.source_type, reverse=True)
+    assert (judged.value, judged.error, human.value) == (0.75, None, 0.1)
+
+
+def test_a_score_of_a_deleted_trace_is_refused(platform: Platform) -> None:
+    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
+    list(store.read([trace_id]))
+    store._client.delete_traces(experiment_id(platform, EXPERIMENT), trace_ids=[trace_id])
+
+    with pytest.raises(Refused, match="is gone"):
+        store.write_score(trace_id, LENGTH, Outcome(1.0))
+
+
+def test_a_trace_becomes_rows_with_exactly_the_columns_of_the_tables(platform: Platform) -> None:
+    trace_id = make_trace(
+        platform,
+        MIDNIGHT_MS,
+        inputs={"q": "wärum?"},
+        error=True,
+        tags={"environment": "prod"},
+        metadata={"mlflow.trace.cost": '{"total_cost": 0.5}'},
+    )
+    assess(platform, trace_id, name="good", value=True, rationale="it is")
+    assess(platform, trace_id, name="fits", value="yes")
+    assess(platform, trace_id, name="parts", value={"a": 1})
+    assess(platform, trace_id, kind="expectation", name="expected", value=["42"])
+    store = MlflowTraceStore(platform)
+
+    rows = store.rows(next(store.read([trace_id])))
+
+    assert [*rows.trace, "archived_at"] == list(TABLES["traces"])
+    assert all(list(row) == list(TABLES["spans"]) for row in rows.spans)
+    assert all(list(row) == list(TABLES["assessments"]) for row in rows.assessments)
+    trace = rows.trace
+    assert trace["request"] == '{"q": "wärum?"}'
+    assert trace["response"] == '"fine"'
+    assert (trace["state"], trace["execution_ms"], trace["trace_date"]) == ("ERROR", 500, DAY)
+    assert (trace["model_id"], trace["session_id"], trace["user_id"]) == ("m-1", "s-1", "ann@example.org")
+    assert (trace["environment"], trace["input_tokens"], trace["output_tokens"], trace["cost_usd"]) == ("prod", 3, 4, 0.5)
+    root = next(span for span in rows.spans if span["parent_span_id"] is None)
+    call = next(span for span in rows.spans if span["parent_span_id"] == root["span_id"])
+    assert (root["type"], root["status"], call["name"], call["inputs"]) == ("AGENT", "ERROR", "call", "[1, 2.5]")
+    assert re.fullmatch("[0-9a-f]{16}", root["span_id"])
+    assert json.loads(root["attributes"])["events"][0]["attributes"]["exception.message"] == "boom"
+    said = {row["name"]: (row["kind"], row["value_number"], row["value_text"]) for row in rows.assessments}
+    assert said == {
+        "good": ("feedback", 1.0, None),
+        "fits": ("feedback", None, "yes"),
+        "parts": ("feedback", None, '{"a": 1}'),
+        "expected": ("expectation", None, '["42"]'),
+    }
+
+
+def test_a_trace_without_spans_has_what_mlflow_kept_of_it(platform: Platform) -> None:
+    trace_id, store = make_bare_trace(platform, "tr-" + "c" * 32, MIDNIGHT_MS), MlflowTraceStore(platform)
+
+    rows = store.rows(next(store.read([trace_id])))
+
+    assert (rows.trace["request"], rows.trace["response"], rows.trace["model_id"]) == ('{"q": "lost', None, "")
+    assert rows.spans == []
+
+
+SECRETS = {
+    "plain": "mail ann@example.org now",
+    "key ann@example.org": 1,
+    "escaped": json.dumps({"to": "ann@example.org", "umlaut": "Müller"}),
+    "in json in json": json.dumps({"arguments": json.dumps({"to": "ann@example.org", "who": "Müller"})}),
+    "number": 4111111111111111,
+    "password": "hunter2",
+}
+RULES = (
+    (re.compile(r"[\w.]+@example\.org"), "[mail]"),
+    (re.compile("Müller"), "[name]"),
+    (re.compile(r"4\d{15}"), "[card]"),
+    (re.compile(r'"password": "[^"]*"'), '"password": "[gone]"'),
+)
+
+
+HOSTILE = {
+    "nan": float("nan"),
+    "endless": [float("inf"), -float("inf")],
+    "nul": "a\x00b",
+    "sql": "'; DROP TABLE traces; --",
+    "html": "<script>alert(1)</script>",
+    "marks": "\u202e\u2028",
+    "long": "x" * 300_000,
+    "deep": json.loads("[" * 400 + "]" * 400),
+    "big": 10**400,
+}
+
+
+@pytest.mark.parametrize("redact", [(), ((re.compile("secret"), "***"), (re.compile('"x"'), "y"))], ids=["", "redacted"])
+def test_hostile_text_reaches_the_tables(platform: Platform, redact: Any) -> None:
+    store, archive = MlflowTraceStore(platform), DeltaArchive(platform)
+    trace_ids = [make_trace(platform, MIDNIGHT_MS + i, inputs={k: v}, outputs=v) for i, (k, v) in enumerate(HOSTILE.items())]
+    traces = list(store.read(trace_ids))
+
+    written = archive.upsert_day(PREFIX, DAY, [store.rows(trace, redact=redact) for trace in traces])
+
+    assert written["traces"].inserted == len(HOSTILE)
+    again = archive.upsert_day(PREFIX, DAY, [store.rows(trace, redact=redact) for trace in store.read(trace_ids)])
+    assert not any(w.inserted or w.updated for w in again.values())
+    found = DuckDbEngine(platform).query(
+        PREFIX, "SELECT json_valid(response) AND json_valid(request) FROM traces ORDER BY request_time"
+    )
+    assert [row[0] for row in found.rows] == [True] * len(HOSTILE)
+    response = dict(DuckDbEngine(platform).query(PREFIX, "SELECT trace_id, response FROM traces").rows)
+    assert response[trace_ids[0]] == '"NaN"'
+    assert json.loads(response[trace_ids[2]]) == "a\x00b"
+    assert json.loads(response[trace_ids[6]]) == "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept"),
+    [
+        ("[" * 100_000 + "]" * 100_000, json.dumps(NESTED)),
+        ('"half \\ud83d"', '"half \ufffd"'),
+        ("not json", '"not json"'),
+        ('{"a": 1e999}', '{"a": "Infinity"}'),
+        ("9" * 5000, json.dumps("9" * 5000)),
+    ],
+)
+@pytest.mark.parametrize("redact", [(), RULES], ids=["", "redacted"])
+def test_attributes_no_json_reader_likes_are_kept(platform: Platform, raw: str, kept: str, redact: Any) -> None:
+    """OTLP brings what MLflow's own client would not write."""
+    trace = next(MlflowTraceStore(platform).read([make_trace(platform, MIDNIGHT_MS)]))
+    from mlflow.entities import Span, Trace, TraceData
+
+    span = trace.data.spans[0].to_dict()
+    span["attributes"]["mlflow.spanInputs"] = raw
+    rows = trace_rows(Trace(trace.info, TraceData(spans=[Span.from_dict(span)])), redact)
+
+    assert rows.trace["request"] == kept
+    assert DeltaArchive(platform).upsert_day(PREFIX, DAY, [rows])["spans"].inserted == 1
+
+
+def test_redaction_leaves_nothing_behind(platform: Platform) -> None:
+    """Whatever way the text is escaped or nested, and wherever it stands."""
+    trace_id = make_trace(
+        platform,
+        MIDNIGHT_MS,
+        inputs=SECRETS,
+        outputs=SECRETS,
+        error=True,
+        tags={"from": "ann@example.org", "who": "M\u00fcller", "raw": '{"who": "M\\u00fcller", "cut'},
+        metadata={"card": "4111111111111111"},
+    )
+    assess(platform, trace_id, name="good", value="said ann@example.org", rationale="Müller said so")
+    assess(platform, trace_id, name="bad", error="for ann@example.org")
+    assess(platform, trace_id, kind="expectation", name="expected", value=SECRETS)
+    store = MlflowTraceStore(platform)
+    trace = next(store.read([trace_id]))
+
+    plain = json.dumps(vars(store.rows(trace)), default=str, ensure_ascii=False)
+    redacted = json.dumps(vars(store.rows(trace, redact=RULES)), default=str, ensure_ascii=False)
+
+    for secret in ("ann@example.org", "Müller", "4111111111111111", "hunter2"):
+        assert secret in plain
+        assert secret not in redacted
+    assert "00fc" not in redacted
+    rows = store.rows(trace, redact=RULES)
+    assert rows.trace["user_id"] == "[mail]"
+    assert json.loads(rows.trace["request"])["number"] == "[card]"
+    assert json.loads(json.loads(json.loads(rows.trace["request"])["in json in json"])["arguments"])["who"] == "[name]"
+    assert rows.trace["trace_id"] == trace_id
+
+
+@pytest.fixture(scope="module")
+def server(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platform, Platform]]:
+    """The same store twice: through SQLite and through a real server on the loopback interface."""
+    home = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_store, home / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sqlite = Platform.from_env({"LIFECYCLE_HOME": str(home)})
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", sqlite.tracking_uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--artifacts-destination", str(home / "served")]
+    log = (home / "server.log").open("wb")
+    process = subprocess.Popen(command, env=env, cwd=home, stdout=log, stderr=log)
+    uri = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 90
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1)  # noqa: S310 our own server
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (home / "server.log").read_text()[-2000:]
+                time.sleep(0.2)
+        yield sqlite, Platform.from_env({"LIFECYCLE_HOME": str(home), "MLFLOW_TRACKING_URI": uri})
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        log.close()
+
+
+def test_a_server_gives_the_same_infos_rows_and_scores(server: tuple[Platform, Platform]) -> None:
+    sqlite, http = server
+    given = {"q": "é", "n": 1, "f": 1.0, "m": "x" * 20_000, "nan": float("nan")}
+    made = [
+        make_trace(sqlite, MIDNIGHT_MS, inputs=given, outputs=[given], tags={"environment": "prod"}),
+        make_trace(sqlite, MIDNIGHT_MS + 1, error=True, metadata={"mlflow.trace.cost": '{"total_cost": 0.5}'}),
+        make_bare_trace(sqlite, "tr-" + "d" * 32, MIDNIGHT_MS + 2),
+        make_trace(http, MIDNIGHT_MS + 3, inputs=given),
+    ]
+    for value in (True, 1, 0.5, "yes", {"a": 1}, None):
+        assess(sqlite, made[0], name="good", value=value)
+    assess(http, made[0], name="bad", error="oh")
+    assess(http, made[0], kind="expectation", name="expected", value={"a": [1]})
+    over, under = MlflowTraceStore(http), MlflowTraceStore(sqlite)
+
+    assert over.write_score(made[0], LENGTH, Outcome(0.5))
+    assert not over.write_score(made[0], LENGTH, Outcome(0.5))
+    assert over.write_score(made[1], LENGTH, Outcome())
+    assert over.write_score(made[2], LENGTH, Outcome(error="no\ud800"))
+    assert over.write_score(made[3], LENGTH, Outcome(error="no"))
+    assert MlflowTraceStore(http).write_score(made[3], LENGTH, Outcome(1.0))
+    list(over.read(made))
+    assert under.write_score(made[2], LENGTH, Outcome(1.0))
+    over.tag(made[2], "seen", "1")
+
+    pair = ("local_tiny_length", "2")
+    found = over.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)
+    assert found == under.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)
+    assert [(info.trace_id, info.scored) for info in found] == [(trace_id, {pair}) for trace_id in made]
+    assert over.newest(EXPERIMENT) == under.newest(EXPERIMENT)
+    assert over.newest(EXPERIMENT, model_id="m-1") == under.newest(EXPERIMENT, model_id="m-1")
+    for a, b in zip(over.read(made), under.read(made), strict=True):
+        assert over.rows(a, redact=RULES) == under.rows(b, redact=RULES)
+    with pytest.raises(Refused, match="not understood"):
+        over.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER, filter_string="tier is vip")
+    with pytest.raises(Refused, match="is gone"):
+        list(over.read([made[0], "tr-" + "e" * 32]))
+
+
+def test_over_http_a_duplicate_is_noticed_within_seconds(server: tuple[Platform, Platform]) -> None:
+    """The server answers 500, which MLflow's client takes for a passing fault and repeats."""
+    sqlite, http = server
+    trace_id = make_trace(sqlite, MIDNIGHT_MS + 10)
+    slow, fast = MlflowTraceStore(http), MlflowTraceStore(http)
+    list(slow.read([trace_id]))
+    assert fast.write_score(trace_id, LENGTH, Outcome(0.5))
+
+    started = time.monotonic()
+    assert not slow.write_score(trace_id, LENGTH, Outcome(0.75))
+    assert time.monotonic() - started < 30
+    assert len(assessments(sqlite, trace_id)) == 1
+
+
+def test_a_server_that_is_not_there_is_explained(platform: Platform) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    away = Platform.from_env({"LIFECYCLE_HOME": str(platform.home), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"})
+
+    with pytest.raises(Refused, match="does not answer"):
+        MlflowTraceStore(away).newest(EXPERIMENT)
