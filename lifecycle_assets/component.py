@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from lifecycle_assets.candidate import candidate_assets
+from lifecycle_assets.candidate.assets import candidate_assets
 from lifecycle_assets.jobs import agent_jobs, agent_schedules
-from lifecycle_assets.monitoring import monitoring_assets
-from lifecycle_assets.release import release_assets, running_version_matches_champion
-from lifecycle_assets.review import review_assets
+from lifecycle_assets.monitoring.assets import monitoring_assets
+from lifecycle_assets.release.assets import release_assets, running_version_matches_champion
+from lifecycle_assets.review.assets import review_assets
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent, parse_agent
 from resources.gateways import GATEWAYS
@@ -73,5 +73,3 @@ def agent_definitions(agent: Agent) -> dg.Definitions:
         sensors=agent_sensors(agent),
         resources=GATEWAYS,
     )
-
-

@@ -16,7 +16,15 @@ import dagster as dg
 
 from lifecycle_assets.spec_file import Agent
 
-RELEASE = ("agent_source", "eval_dataset", "logged_model", "eval_results", "uc_model_version", "champion_alias", "deployment")
+RELEASE = (
+    "agent_source",
+    "eval_dataset",
+    "logged_model",
+    "eval_results",
+    "uc_model_version",
+    "champion_alias",
+    "deployment",
+)
 MONITOR = ("production_traces", "registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
 REVIEW = ("labeling_session", "human_labels", "judge_agreement")
 

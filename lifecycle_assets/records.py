@@ -96,7 +96,9 @@ class EvalRecord(Record):
         Not part of it: when it was taken, and the champion it was compared with, so that reading a finished
         evaluation back after its model became champion gives the same digest.
         """
-        about = {key: value for key, value in self.to_json().items() if key not in ("at", "incumbent_run_id", "reasons")}
+        about = {
+            key: value for key, value in self.to_json().items() if key not in ("at", "incumbent_run_id", "reasons")
+        }
         return digest(about)
 
 

@@ -18,9 +18,7 @@ class Refused(dg.Failure):
     the asset then reports that check as failed before it stops.
     """
 
-    def __init__(
-        self, sentence: str, *, check: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, sentence: str, *, check: str | None = None, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__(description=sentence, metadata=metadata, allow_retries=False)
         self.check = check
 

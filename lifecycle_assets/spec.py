@@ -28,7 +28,14 @@ class Resource(Strict):
     """Something the agent needs at inference time; becomes a resource of the logged model."""
 
     type: Literal[
-        "serving_endpoint", "vector_search_index", "function", "table", "genie_space", "uc_connection", "app", "lakebase"
+        "serving_endpoint",
+        "vector_search_index",
+        "function",
+        "table",
+        "genie_space",
+        "uc_connection",
+        "app",
+        "lakebase",
     ] = Field(description="Kind of the resource, as Databricks grants access to it.")
     name: str = Field(min_length=1, description="Name of the endpoint, index, function, table, space, connection, app.")
 
@@ -131,7 +138,8 @@ class Scorer(Strict):
     cost_per_call: float = Field(default=0.0, ge=0, description="USD one call costs; used by backfill budgets.")
     level: Literal["trace"] = Field(default="trace", description="What one call looks at: trace.")
     requires: str = Field(
-        default="", description="Environment variable without which the scorer is left out, such as LIFECYCLE_JUDGE_MODEL."
+        default="",
+        description="Environment variable without which the scorer is left out, such as LIFECYCLE_JUDGE_MODEL.",
     )
 
 
@@ -285,7 +293,9 @@ class AgentSpec(Strict):
         }.items():
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{where}: no scorer '{name}' is declared; declared are {', '.join(sorted(known))}")
+                    raise ValueError(
+                        f"{where}: no scorer '{name}' is declared; declared are {', '.join(sorted(known))}"
+                    )
         return self
 
     @property

@@ -141,7 +141,9 @@ def _require_file(agent: Agent, file: Path, field: str, relative: str) -> None:
         raise Refused(f"{_shown(file)}: attributes.{field} '{relative[:-1]}' must be written file.py:function.")
     inside = agent.path(relative).resolve()
     if not inside.is_relative_to(agent.folder.resolve()):
-        raise Refused(f"{_shown(file)}: attributes.{field} '{relative}' leaves the agent's folder; move the file into it.")
+        raise Refused(
+            f"{_shown(file)}: attributes.{field} '{relative}' leaves the agent's folder; move the file into it."
+        )
     if not inside.exists():
         raise Refused(
             f"{_shown(file)}: attributes.{field} names '{relative}', which is not there; "

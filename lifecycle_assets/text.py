@@ -85,7 +85,9 @@ def thresholds_plot(
         if champion is not None:
             axes.plot(champion / scale, position, marker="o", color="#ff9800", markersize=6)
         label = "no value" if value is None else f"{value:.3g}"
-        axes.annotate(f"{metric.replace('$', '')}: {label} (limit {limit:g})", (0.01, position), va="center", fontsize=8)
+        axes.annotate(
+            f"{metric.replace('$', '')}: {label} (limit {limit:g})", (0.01, position), va="center", fontsize=8
+        )
     axes.set_yticks([])
     axes.set_xticks([])
     axes.set_title(f"{title}. Tick: limit. Dot: champion.".replace("$", r"\$"), fontsize=9, loc="left")

@@ -264,7 +264,9 @@ def storage(where: str) -> Iterator[None]:
             yield
         except (DeltaError, OSError) as error:
             number = _OS_ERROR.search(str(error))
-            if isinstance(error, FileExistsError | NotADirectoryError) or number and int(number[1] or number[2]) == errno.ENOTDIR:
+            if isinstance(error, FileExistsError | NotADirectoryError) or (
+                number and int(number[1] or number[2]) == errno.ENOTDIR
+            ):
                 raise Refused(f"{where}: a file is where a folder should be; move it away, then run again.") from error
             if number and not isinstance(error, OSError):
                 raise OSError(int(number[1] or number[2]), os.strerror(int(number[1] or number[2])), where) from error
@@ -307,9 +309,7 @@ def _holds(target: "DeltaTable", table: str, source: "pa.Table", key: Sequence[s
     return source.select(list(key)).to_pylist()[0] in known
 
 
-def _changes(
-    source: "pa.Table", held: "pa.Table", table: str, trace_ids: list[str]
-) -> "tuple[pa.Table, Written]":
+def _changes(source: "pa.Table", held: "pa.Table", table: str, trace_ids: list[str]) -> "tuple[pa.Table, Written]":
     """The rows to write so that `held` says what `source` says, and how many of them are new."""
     import pyarrow as pa
 

@@ -39,12 +39,14 @@ def explain(error: BaseException, where: str) -> str | None:
 def _explain_one(error: BaseException, where: str) -> str | None:
     text = str(error).lower()
     if "database is locked" in text:
-        return f"{where}: the SQLite file is locked by another process; stop that process or wait for it, then run again."
+        return (
+            f"{where}: the SQLite file is locked by another process; stop that process or wait for it, then run again."
+        )
     if "attempt to write a readonly database" in text or "unable to open database file" in text:
         return f"{where}: the SQLite file cannot be written; give this user write permission, or set LIFECYCLE_HOME."
     if "database or disk is full" in text:
         return f"{where}: the disk is full; free space, or set LIFECYCLE_HOME to another disk, then run again."
-    if "file is not a database" in text or "malformed" in text and "database" in text:
+    if "file is not a database" in text or ("malformed" in text and "database" in text):
         return f"{where}: the file is not a usable SQLite database; restore it, or move it away to start over."
     if isinstance(error, OSError) and error.errno in _DISK:
         place = error.filename or where

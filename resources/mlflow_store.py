@@ -47,9 +47,7 @@ def open_mlflow(platform: Platform) -> Any:
 
 def open_client(platform: Platform) -> "MlflowClient":
     """A client of the platform's tracking store and registry."""
-    return open_mlflow(platform).MlflowClient(
-        tracking_uri=platform.tracking_uri, registry_uri=platform.registry_uri
-    )
+    return open_mlflow(platform).MlflowClient(tracking_uri=platform.tracking_uri, registry_uri=platform.registry_uri)
 
 
 def experiment_id(platform: Platform, name: str) -> str:

@@ -155,11 +155,12 @@ class MlflowModelRegistry(ModelRegistry):
 
     def aliases(self, name: str) -> dict[str, str]:
         """See `ModelRegistry.aliases`."""
-        from mlflow.exceptions import MlflowException
-
         with explained(self._platform.tracking_uri):
+            client = self._client()
+            from mlflow.exceptions import MlflowException
+
             try:
-                model = self._client().get_registered_model(name)
+                model = client.get_registered_model(name)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise

@@ -109,7 +109,9 @@ class DuckDbEngine(SqlEngine):
                 finally:
                     timer.cancel()
         except duckdb.InterruptException:
-            raise Refused(f"The query took longer than {self._timeout:g} s; narrow it, such as by trace_date.") from None
+            raise Refused(
+                f"The query took longer than {self._timeout:g} s; narrow it, such as by trace_date."
+            ) from None
         except duckdb.Error as error:
             raise _wrong(error, sql) from None
         return SqlResult(names, tuple(_in_utc(row, zoned) for row in rows[:limit]), len(rows) > limit)

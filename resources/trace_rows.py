@@ -209,7 +209,7 @@ class _Text:
         return value
 
     def _redacted(self, text: str) -> str:
-        if text[:1] in ('{', '[', '"'):
+        if text[:1] in ("{", "[", '"'):
             value = _loads(text)
             if value != text:
                 inner = self._walk(value)

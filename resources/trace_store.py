@@ -64,9 +64,7 @@ class TraceStore(ABC):
     """The experiment's production traces: not those of evaluations, not those still in progress."""
 
     @abstractmethod
-    def infos(
-        self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = ""
-    ) -> list[TraceInfo]:
+    def infos(self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = "") -> list[TraceInfo]:
         """Traces that started on `day` (UTC) and ended before `settled_before_ms`, oldest first.
 
         `filter_string` is a further MLflow trace filter. Raises `Refused` when MLflow does not understand it.
@@ -118,9 +116,7 @@ class MlflowTraceStore(TraceStore):
 
         return TracingClient(self._platform.tracking_uri)
 
-    def infos(
-        self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = ""
-    ) -> list[TraceInfo]:
+    def infos(self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = "") -> list[TraceInfo]:
         """See `TraceStore.infos`. Pages by start time, never by offset: traces may come and go meanwhile."""
         start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
         found: dict[str, Any] = {}

@@ -21,9 +21,7 @@ RUNS_A_TICK = 50
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
-def messages_of(
-    agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCheckEvaluation]
-) -> list[dict[str, Any]]:
+def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, Any]]:
     """What is to be said of a finished run, each message under an id that names the event."""
     messages = []
     selected = {key.path[0] for key in run.asset_selection or ()}
@@ -38,7 +36,14 @@ def messages_of(
 
 
 def _message(agent: str, run: dg.DagsterRun, kind: str, event_id: str, text: str) -> dict[str, Any]:
-    return {"id": event_id, "agent": agent, "kind": kind, "text": f"{agent}: {text}", "run_id": run.run_id, "job": run.job_name}
+    return {
+        "id": event_id,
+        "agent": agent,
+        "kind": kind,
+        "text": f"{agent}: {text}",
+        "run_id": run.run_id,
+        "job": run.job_name,
+    }
 
 
 def alert_sensor(agent: Agent) -> dg.SensorDefinition:

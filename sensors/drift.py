@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lifecycle_assets.edges import latest
-from lifecycle_assets.promotion import CHAMPION, last_move
 from lifecycle_assets.records import ScorersRecord, ScorerVersion, digest
+from lifecycle_assets.release.promotion import CHAMPION, last_move
 from lifecycle_assets.spec_file import Agent
 from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.scorer_registry import ScorerRegistry
@@ -41,7 +41,7 @@ def find_drift(
     """Alias, versions and scorers against the ledger, the tags and the record of the graph."""
     drift = []
     if champion != last_to:
-        now, was = champion and f"version {champion}" or "nobody", last_to and f"version {last_to}" or "nobody"
+        now, was = (champion and f"version {champion}") or "nobody", (last_to and f"version {last_to}") or "nobody"
         drift.append(Drift("champion_alias", champion or "none", f"champion is {now}; the graph left it at {was}."))
     foreign = [version.version for version in versions if "lifecycle.eval_run_id" not in version.tags]
     if foreign:
@@ -106,4 +106,6 @@ def observation(agent: str, found: Drift) -> dg.AssetObservation:
 def _alert(agent: Agent, drift: Sequence[Drift], now: DriftCursor) -> None:
     if drift and configured(agent.spec.alerts.webhook_env):
         text = f"{agent.name}: " + " ".join(found.sentence for found in drift)
-        Webhook(agent.spec.alerts.webhook_env).post({"id": f"{agent.name}:drift:{now.reported}", "agent": agent.name, "kind": "drift", "text": text})
+        Webhook(agent.spec.alerts.webhook_env).post(
+            {"id": f"{agent.name}:drift:{now.reported}", "agent": agent.name, "kind": "drift", "text": text}
+        )

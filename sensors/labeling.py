@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lifecycle_assets.choosing import choose_traces, negative_traces
 from lifecycle_assets.edges import latest
 from lifecycle_assets.records import ChampionRecord, SessionRecord, digest
-from lifecycle_assets.review import sessions_of
+from lifecycle_assets.review.assets import sessions_of
+from lifecycle_assets.review.choosing import choose_traces, negative_traces
 from lifecycle_assets.spec_file import Agent
 from resources.archive import Archive
 from resources.labeling_desk import Item, LabelingDesk

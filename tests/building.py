@@ -101,7 +101,8 @@ ATTRIBUTES: dict[str, Any] = {
 """A valid declaration; copy it and change what the test is about."""
 
 DATASET = "\n".join(
-    f'{{"inputs": {{"input": [{{"role": "user", "content": "question {i}"}}]}}, "expectations": {{}}}}' for i in range(3)
+    f'{{"inputs": {{"input": [{{"role": "user", "content": "question {i}"}}]}}, "expectations": {{}}}}'
+    for i in range(3)
 )
 
 

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import pytest
 
-from lifecycle_assets.agreement import Agreement, cohen_kappa
+from lifecycle_assets.review.agreement import Agreement, cohen_kappa
 
 
 def pairs(both_yes: int, first_only: int, second_only: int, both_no: int) -> list[tuple[bool, bool]]:

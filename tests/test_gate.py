@@ -10,9 +10,7 @@ GATE = {"thresholds": [{"metric": "grounded/mean", "at_least": 0.8, "min_rows": 
 
 def evidence(*values: float | str | None, scorer: str = "grounded", **changes: object) -> Evidence:
     """Evidence of one scorer: a number is a value, a text an error, None not applicable."""
-    outcomes = [
-        Outcome(error=value) if isinstance(value, str) else Outcome(value=value) for value in values
-    ]
+    outcomes = [Outcome(error=value) if isinstance(value, str) else Outcome(value=value) for value in values]
     fields = {
         "model_id": "m-1",
         "dataset_digest": "d",
@@ -65,7 +63,13 @@ def test_a_scorer_that_raised_once_blocks_unless_the_rate_is_allowed():
 
 def test_a_scorer_that_raised_on_every_row_blocks_even_without_a_threshold_on_it():
     both = evidence(1.0, 1.0, 1.0)
-    broken = Evidence(both.model_id, "d", {"grounded": "s1", "flaky": "s2"}, 3, {**both.outcomes, "flaky": [Outcome(error="boom")] * 3})
+    broken = Evidence(
+        both.model_id,
+        "d",
+        {"grounded": "s1", "flaky": "s2"},
+        3,
+        {**both.outcomes, "flaky": [Outcome(error="boom")] * 3},
+    )
     verdict = judge(broken, gate())
     assert verdict.verdict == "failed"
     assert "flaky failed on every row (boom)" in verdict.reasons[0]

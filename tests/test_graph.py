@@ -30,7 +30,13 @@ ASSETS = {
 }
 CHECKS = {
     # asset: check names, blocking ones marked by "!"
-    "logged_model": {"set_model_present!", "smoke_prediction!", "resources_declared", "requirements_pinned", "signature_present"},
+    "logged_model": {
+        "set_model_present!",
+        "smoke_prediction!",
+        "resources_declared",
+        "requirements_pinned",
+        "signature_present",
+    },
     "eval_results": {"gate!", "scorers_ran!"},
     "uc_model_version": {"loads_back!", "linked_to_logged_model!"},
     "champion_alias": {"points_at_gated_version"},
@@ -43,7 +49,13 @@ CHECKS = {
     "judge_agreement": {"judges_agree_with_people"},
 }
 JOBS = {"release", "monitor", "scorer_backfill", "labeling"}
-SENSORS = {"scorer_backfill_sensor", "labeling_session_sensor", "label_sync_sensor", "champion_drift_sensor", "alert_sensor"}
+SENSORS = {
+    "scorer_backfill_sensor",
+    "labeling_session_sensor",
+    "label_sync_sensor",
+    "champion_drift_sensor",
+    "alert_sensor",
+}
 SCHEDULES = {"monitor_hourly", "labeling_weekly"}
 
 
@@ -112,5 +124,3 @@ def test_loading_the_code_location_imports_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-

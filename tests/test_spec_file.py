@@ -50,7 +50,11 @@ def refused(folder: Path, change: Change) -> str:
         ),
         (lambda a: a["labeling"]["schemas"][0].update(judges="nosuch"), "labeling.schemas.judges", "declared are"),
         (lambda a: a.update(archive={"redact": [{"pattern": "("}]}), "archive.redact[0].pattern", "correct it"),
-        (lambda a: a["scorers"].extend(dict(a["scorers"][0], name=f"s{i}") for i in range(20)), "attributes.scorers", "20"),
+        (
+            lambda a: a["scorers"].extend(dict(a["scorers"][0], name=f"s{i}") for i in range(20)),
+            "attributes.scorers",
+            "20",
+        ),
     ],
 )
 def test_a_wrong_field_is_one_sentence(tmp_path: Path, change: Change, field: str, remedy: str):

@@ -81,7 +81,11 @@ def history(agent: str, as_json: bool) -> None:
                 one["why"],
                 one["evidence"]["run_id"],
                 one["evidence"]["dataset_digest"],
-                ", ".join(f"{name} {clean(value)}" for name, value in sorted(one["evidence"]["metrics"].items()) if name.endswith("/mean")),
+                ", ".join(
+                    f"{name} {clean(value)}"
+                    for name, value in sorted(one["evidence"]["metrics"].items())
+                    if name.endswith("/mean")
+                ),
             )
             for one in found
         ],

@@ -69,7 +69,9 @@ def _owners(ref: str, agents: Sequence[Agent]) -> list[Agent]:
 @click.command()
 @click.argument("ref")
 @click.option("--agent", help="Agent the reference belongs to; needed for an alias when there are several.")
-@click.option("--newest", type=click.IntRange(min=0, max=100), default=NEWEST, show_default=True, help="Traces a model.")
+@click.option(
+    "--newest", type=click.IntRange(min=0, max=100), default=NEWEST, show_default=True, help="Traces a model."
+)
 @json_option
 def lineage(ref: str, agent: str | None, newest: int, as_json: bool) -> int:
     """The chain both ways from a trace, model, run, version, alias or session.
@@ -94,7 +96,9 @@ def _print(found: dict[str, Any]) -> None:
         causes.setdefault(edge["to"], []).append(f"{edge['kind']}: {edge['from']}")
     rows = []
     for node in found["nodes"]:
-        facts = [f"{key} {clean(value)}" for key, value in node.items() if key not in _SHOWN and value not in ("", None, {})]
+        facts = [
+            f"{key} {clean(value)}" for key, value in node.items() if key not in _SHOWN and value not in ("", None, {})
+        ]
         here = "*" if node["id"] == found["node"] else ""
         rows.append((here, node["kind"], node["id"], node["at"], ", ".join(facts), causes.get(node["id"], [])))
     print_line(f"{found['agent']}: {len(rows)} nodes, {len(found['edges'])} edges around {found['node']}")

@@ -112,7 +112,9 @@ def _moves(graph: Graph, agent: Agent, sources: Sources) -> None:
     handed = sources.deployer.current(agent)
     if handed is not None:
         url = f"deployment of {agent.name}: version {handed.version}"
-        graph.add(Node("deployment", url, at=handed.handed_at, facts={"version": handed.version, "model_id": handed.model_id}))
+        graph.add(
+            Node("deployment", url, at=handed.handed_at, facts={"version": handed.version, "model_id": handed.model_id})
+        )
         moved = last if last and graph.nodes[last].facts["to"] == handed.version else ""
         graph.link(moved or f"models:/{agent.spec.model_name}/{handed.version}", url, "handed over in")
 
@@ -123,13 +125,20 @@ def _sessions(graph: Graph, agent: Agent, sources: Sources) -> None:
     for one in sources.records(agent, "labeling_session", SessionRecord, limit=RECORDS):
         session = one.record
         if session.session_id:
-            facts = {"name": session.name, "items": len(session.trace_ids), "reason": session.reason, "trace_ids": session.trace_ids}
+            facts = {
+                "name": session.name,
+                "items": len(session.trace_ids),
+                "reason": session.reason,
+                "trace_ids": session.trace_ids,
+            }
             graph.add(Node("labeling_session", session.session_id, url, session.opened_at, facts))
     for synced in sources.records(agent, "human_labels", LabelsRecord, limit=RECORDS):
         labels = synced.record
         if labels.session_id and labels.labels:
             facts = {"completed": labels.completed, "labels": labels.labels, "merged": labels.merged}
-            name = graph.add(Node("human_labels", f"labels of {labels.session_id} at {synced.at}", at=synced.at, facts=facts))
+            name = graph.add(
+                Node("human_labels", f"labels of {labels.session_id} at {synced.at}", at=synced.at, facts=facts)
+            )
             graph.link(labels.session_id, name, "answered in")
             if labels.merged:
                 graph.add(_dataset(labels.dataset_digest, at=synced.at))
@@ -197,7 +206,9 @@ def _assessment(graph: Graph, agent: Agent, sources: Sources, row: Mapping[str, 
     by_person = row["source_type"] == "HUMAN"
     value = row["value_number"] if row["value_number"] is not None else row["value_text"]
     facts = {"name": row["name"], "value": value, "by": row["source_id"] or ""}
-    said = graph.add(Node("label" if by_person else "assessment", row["assessment_id"], at=iso(row["created_at"]), facts=facts))
+    said = graph.add(
+        Node("label" if by_person else "assessment", row["assessment_id"], at=iso(row["created_at"]), facts=facts)
+    )
     graph.link(row["trace_id"], said, "assessed in")
     if by_person:
         questions = {schema.name for schema in agent.spec.labeling.schemas}
@@ -205,17 +216,26 @@ def _assessment(graph: Graph, agent: Agent, sources: Sources, row: Mapping[str, 
         for session in sessions if row["name"] in questions else []:
             graph.link(session, said, "answered in")
     elif row["scorer_version"]:
-        scorer = graph.add(Node("scorer", f"{row['name']} version {row['scorer_version']}", facts={"name": row["name"]}))
+        scorer = graph.add(
+            Node("scorer", f"{row['name']} version {row['scorer_version']}", facts={"name": row["name"]})
+        )
         graph.link(scorer, said, "gave")
 
 
 def _answered_by(graph: Graph, agent: Agent, model_id: str, at: str) -> str:
     """The move that made the model's version champion before `at`, its newest version, or the model itself."""
-    versions = {v.removeprefix(f"models:/{agent.spec.model_name}/") for m, v, kind in graph.edges if m == model_id and kind == "registered as"}
+    versions = {
+        v.removeprefix(f"models:/{agent.spec.model_name}/")
+        for m, v, kind in graph.edges
+        if m == model_id and kind == "registered as"
+    }
     before = [
         node
         for node in graph.nodes.values()
-        if node.kind == "champion_move" and node.facts["alias"] == "champion" and node.facts["to"] in versions and _is_before(node.at, at)
+        if node.kind == "champion_move"
+        and node.facts["alias"] == "champion"
+        and node.facts["to"] in versions
+        and _is_before(node.at, at)
     ]
     return max(before, key=lambda node: node.at).id if before else model_id
 

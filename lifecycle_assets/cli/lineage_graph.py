@@ -90,7 +90,9 @@ class Graph:
             if candidate in self.nodes:
                 return candidate
         named = {"labeling_session": "name", "logged_model": "run_id"}
-        found = [node.id for node in self.nodes.values() if node.kind in named and node.facts.get(named[node.kind]) == ref]
+        found = [
+            node.id for node in self.nodes.values() if node.kind in named and node.facts.get(named[node.kind]) == ref
+        ]
         return found[0] if found else None
 
 

@@ -57,7 +57,7 @@ class Lifecycle(click.Group):
         except click.Abort:
             click.echo("Interrupted.", err=True)
             sys.exit(130)
-        except Exception as error:  # noqa: BLE001 the one boundary
+        except Exception as error:
             said = sentence_and_code(error)
             if said is None:
                 raise

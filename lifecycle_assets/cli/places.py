@@ -58,7 +58,9 @@ def versions() -> Iterator[Finding]:
     wanted, python = _pins()
     now = ".".join(map(str, sys.version_info[:3]))
     well = python.contains(now)
-    yield Finding("python", "ok" if well else "fail", f"{now}, pinned {python}", "" if well else f"Use a Python {python}.")
+    yield Finding(
+        "python", "ok" if well else "fail", f"{now}, pinned {python}", "" if well else f"Use a Python {python}."
+    )
     for name in PACKAGES:
         pin = wanted.get(name)
         specifier = pin.specifier if pin else SpecifierSet()
@@ -119,7 +121,9 @@ def tracking_store(platform: Platform) -> Iterator[Finding]:
     elif platform.tracking_uri.startswith(("http://", "https://")):
         yield _server(platform)
     else:
-        yield Finding("tracking store", "warn", f"{shown_uri(platform)} is not looked at", "Run lifecycle status to see.")
+        yield Finding(
+            "tracking store", "warn", f"{shown_uri(platform)} is not looked at", "Run lifecycle status to see."
+        )
 
 
 def _sqlite(file: Path, where: str) -> Finding:
@@ -128,12 +132,16 @@ def _sqlite(file: Path, where: str) -> Finding:
     try:
         probe_sqlite(file)
     except sqlite3.Error as error:
-        return Finding("tracking store", "fail", explain(error, where) or f"{where}: {error}", "Then run lifecycle doctor again.")
+        return Finding(
+            "tracking store", "fail", explain(error, where) or f"{where}: {error}", "Then run lifecycle doctor again."
+        )
     try:
         probe_sqlite(file, write=True)
     except sqlite3.Error as error:
         reason = explain(error, where) or f"{where}: {error}"
-        return Finding("tracking store", "warn", f"It can be read but not written now. {reason}", "Runs would wait, then fail.")
+        return Finding(
+            "tracking store", "warn", f"It can be read but not written now. {reason}", "Runs would wait, then fail."
+        )
     return Finding("tracking store", "ok", f"{where} can be read and written")
 
 
@@ -198,7 +206,12 @@ def webhooks(agents: Sequence[Agent]) -> Iterator[Finding]:
     for variable in sorted({agent.spec.alerts.webhook_env for agent in agents}):
         well = configured(variable)
         text = "configured" if well else f"{variable} is not set: no message is sent"
-        yield Finding("alert webhook", "ok" if well else "warn", text, "" if well else f"Set {variable} to your webhook's address.")
+        yield Finding(
+            "alert webhook",
+            "ok" if well else "warn",
+            text,
+            "" if well else f"Set {variable} to your webhook's address.",
+        )
 
 
 def models(agents: Sequence[Agent]) -> Iterator[Finding]:
@@ -233,7 +246,9 @@ def dagster_instance(sources: Sources) -> Iterator[Finding]:
     yield Finding("dagster instance", "ok", str(folder))
     silent = sorted(name.lower() for name, status in statuses.items() if status.required and not status.healthy)
     text = f"no heartbeat of {', '.join(silent)}: sensors and schedules rest" if silent else "every daemon beats"
-    yield Finding("dagster daemon", "warn" if silent else "ok", text, "Run make ui: it starts the daemon." if silent else "")
+    yield Finding(
+        "dagster daemon", "warn" if silent else "ok", text, "Run make ui: it starts the daemon." if silent else ""
+    )
 
 
 def capabilities(platform: Platform) -> Iterator[Finding]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
+from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.agents import one_agent
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
 from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
-from lifecycle_assets.promotion import CHAMPION, last_move
 from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord, ScorerVersion, SourceRecord
-from lifecycle_assets.source import observe_source
+from lifecycle_assets.release.promotion import CHAMPION, last_move
 from lifecycle_assets.spec_file import Agent, dataset_rows
 from resources.eval_dataset import canonical, find_dataset, rows_of
 from resources.platform import Platform
@@ -52,7 +52,9 @@ def agent_plan(agent: Agent, sources: Sources) -> dict[str, dict[str, Any]]:
 def _model(agent: Agent, sources: Sources) -> list[Difference]:
     return [
         model_difference(
-            agent.name, observe_source(agent), *(r.record for r in sources.records(agent, "logged_model", ModelRecord, limit=1))
+            agent.name,
+            observe_source(agent),
+            *(r.record for r in sources.records(agent, "logged_model", ModelRecord, limit=1)),
         )
     ]
 
@@ -76,7 +78,11 @@ def _dataset(agent: Agent, sources: Sources) -> list[Difference]:
     if not declared.endswith(".jsonl"):
         found = find_dataset(sources.platform, declared) if experiment else None
         if found is None:
-            return [Difference(declared, "missing", f"MLflow has no dataset '{declared}': create it, or name a .jsonl file.", job)]
+            return [
+                Difference(
+                    declared, "missing", f"MLflow has no dataset '{declared}': create it, or name a .jsonl file.", job
+                )
+            ]
         return [Difference(declared, UNCHANGED, f"{len(rows_of(found))} records in MLflow.")]
     wanted = {canonical(row["inputs"]): row["expectations"] for row in dataset_rows(agent.path(declared))}
     dataset = find_dataset(sources.platform, recorded.record.name, experiment) if experiment and recorded else None
@@ -90,7 +96,11 @@ def _dataset(agent: Agent, sources: Sources) -> list[Difference]:
     if added or changed or gone:
         text = f"{added} records would be added, {changed} changed, {gone} removed; {len(held)} are in MLflow."
         return [Difference(declared, "changed", text, job)]
-    return [Difference(declared, UNCHANGED, f"{len(wanted)} records of the file are in MLflow, {reviewed} more from reviewers.")]
+    return [
+        Difference(
+            declared, UNCHANGED, f"{len(wanted)} records of the file are in MLflow, {reviewed} more from reviewers."
+        )
+    ]
 
 
 def _scorers(agent: Agent, sources: Sources) -> list[Difference]:
@@ -114,7 +124,11 @@ def scorer_differences(name: str, declared: list[DeclaredScorer], registered: li
     found = [_scorer(scorer, known.get(scorer.registered_name), job) for scorer in declared]
     for scorer in registered:
         if scorer.registered_name not in {one.registered_name for one in declared}:
-            found.append(Difference(scorer.name, "stopped", f"{scorer.registered_name} is not declared: it would be stopped.", job))
+            found.append(
+                Difference(
+                    scorer.name, "stopped", f"{scorer.registered_name} is not declared: it would be stopped.", job
+                )
+            )
     return found
 
 
@@ -135,24 +149,32 @@ def _scorer(declared: DeclaredScorer, known: ScorerVersion | None, job: str) -> 
     if changes:
         sentence = "; ".join(changes)
         return Difference(declared.name, "changed", f"{declared.registered_name}: {sentence}.", job)
-    return Difference(declared.name, UNCHANGED, f"{declared.registered_name} version {known.version}, rate {known.sample_rate:g}.")
+    return Difference(
+        declared.name, UNCHANGED, f"{declared.registered_name} version {known.version}, rate {known.sample_rate:g}."
+    )
 
 
 def _aliases(agent: Agent, sources: Sources) -> list[Difference]:
     aliases = sources.registry.aliases(agent.spec.model_name) if sources.has_store else {}
     move = last_move(sources.sql, agent.spec.table_prefix)
     evaluation = sources.latest(agent, "eval_results", EvalRecord)
-    versions = {v.model_id: v.version for v in sources.registry.versions(agent.spec.model_name)} if sources.has_store else {}
+    versions = (
+        {v.model_id: v.version for v in sources.registry.versions(agent.spec.model_name)} if sources.has_store else {}
+    )
     live, ledger, job = aliases.get(CHAMPION, ""), move["to_version"] if move else "", f"{agent.name}_release"
     if live != ledger:
         text = f"champion is {_who(live)}, the ledger says {_who(ledger)}: somebody moved it outside the graph."
         return [Difference(CHAMPION, "drift", text, job)]
     if evaluation and evaluation.record.verdict != "failed" and versions.get(evaluation.record.model_id) != live:
         passed = evaluation.record
-        text = f"{passed.model_id} has the verdict {passed.verdict}: champion would move from {_who(live)} to its version."
+        text = (
+            f"{passed.model_id} has the verdict {passed.verdict}: champion would move from {_who(live)} to its version."
+        )
         return [Difference(CHAMPION, "changed", text, job)]
     if not live:
-        return [Difference(CHAMPION, "new", "Nobody is champion; the first version that passes its gate would be.", job)]
+        return [
+            Difference(CHAMPION, "new", "Nobody is champion; the first version that passes its gate would be.", job)
+        ]
     return [Difference(CHAMPION, UNCHANGED, f"champion is version {live}, as the ledger says.")]
 
 
@@ -212,7 +234,9 @@ def _who(version: str) -> str:
 def plan(agent: str, as_json: bool) -> int:
     """Declared against actual; changes nothing."""
     found = agent_plan(one_agent(agent), Sources(Platform.from_env()))
-    differences = [one for thing in found.values() for one in thing.get("differences", []) if one["change"] != UNCHANGED]
+    differences = [
+        one for thing in found.values() for one in thing.get("differences", []) if one["change"] != UNCHANGED
+    ]
     if as_json:
         print_json({"agent": agent, "changes": len(differences), "things": found})
     else:
@@ -221,6 +245,9 @@ def plan(agent: str, as_json: bool) -> int:
             if "why" in thing:
                 print_line(f"  {thing['why']}")
             for one in thing.get("differences", []):
-                print_line(f"  {one['change']:<10}{one['what']}: {one['text']}" + (f" [job {one['job']}]" if one["job"] else ""))
+                print_line(
+                    f"  {one['change']:<10}{one['what']}: {one['text']}"
+                    + (f" [job {one['job']}]" if one["job"] else "")
+                )
         print_line(f"{len(differences)} would change; nothing was changed.")
     return 1 if any(thing["state"] == "could not read" for thing in found.values()) else 0

@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import dagster as dg
 
+from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.agents import chosen_agents
 from lifecycle_assets.cli.output import clean, iso, json_option, mark, print_json, print_line, print_table
 from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
 from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.promotion import CHAMPION, PREVIOUS, last_move
 from lifecycle_assets.records import (
     ChampionRecord,
     DatasetRecord,
@@ -27,7 +26,7 @@ from lifecycle_assets.records import (
     ScoresRecord,
     SessionRecord,
 )
-from lifecycle_assets.source import observe_source
+from lifecycle_assets.release.promotion import CHAMPION, PREVIOUS, last_move
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
 
@@ -52,7 +51,12 @@ def _source(agent: Agent, sources: Sources) -> Facts:
 
 def _dataset(agent: Agent, sources: Sources) -> Facts | None:
     found = sources.latest(agent, "eval_dataset", DatasetRecord)
-    return found and {"at": found.at, "name": found.record.name, "digest": found.record.digest, "rows": found.record.rows}
+    return found and {
+        "at": found.at,
+        "name": found.record.name,
+        "digest": found.record.digest,
+        "rows": found.record.rows,
+    }
 
 
 def _model(agent: Agent, sources: Sources) -> Facts | None:
@@ -60,8 +64,18 @@ def _model(agent: Agent, sources: Sources) -> Facts | None:
     if found is None:
         return None
     model, now = found.record, observe_source(agent).digest
-    behind = "" if model.source_digest == now else f"the source is now {now}, the model was logged from {model.source_digest}"
-    return {"at": found.at, "model_id": model.model_id, "run_id": model.run_id, "source_digest": model.source_digest, **_differs(behind)}
+    behind = (
+        ""
+        if model.source_digest == now
+        else f"the source is now {now}, the model was logged from {model.source_digest}"
+    )
+    return {
+        "at": found.at,
+        "model_id": model.model_id,
+        "run_id": model.run_id,
+        "source_digest": model.source_digest,
+        **_differs(behind),
+    }
 
 
 def _evaluation(agent: Agent, sources: Sources) -> Facts | None:
@@ -104,7 +118,9 @@ def _champion(agent: Agent, sources: Sources) -> Facts | None:
         return None
     live, ledger = aliases.get(CHAMPION, ""), move["to_version"] if move else ""
     known = {"the last record": recorded.record.version if recorded else "", "the ledger": ledger}
-    others = [f"{where} says {'version ' + said if said else 'nobody'}" for where, said in known.items() if said != live]
+    others = [
+        f"{where} says {'version ' + said if said else 'nobody'}" for where, said in known.items() if said != live
+    ]
     differs = f"champion is {'version ' + live if live else 'nobody'}, {', '.join(others)}" if others else ""
     return {
         "at": iso(move["at"]) if move else "",
@@ -121,13 +137,24 @@ def _deployment(agent: Agent, sources: Sources) -> Facts | None:
     if handed is None:
         return None
     live = sources.registry.aliases(agent.spec.model_name).get(CHAMPION, "") if sources.has_store else ""
-    differs = "" if live == handed.version else f"handed over is version {handed.version}, champion is {live or 'nobody'}"
-    return {"at": handed.handed_at, "target": handed.target, "version": handed.version, "model_id": handed.model_id, **_differs(differs)}
+    differs = (
+        "" if live == handed.version else f"handed over is version {handed.version}, champion is {live or 'nobody'}"
+    )
+    return {
+        "at": handed.handed_at,
+        "target": handed.target,
+        "version": handed.version,
+        "model_id": handed.model_id,
+        **_differs(differs),
+    }
 
 
 def _scorers(agent: Agent, sources: Sources) -> Facts | None:
     found = sources.scorers.registered(agent) if sources.experiment(agent) else []
-    rows = [{"name": s.name, "registered_name": s.registered_name, "version": s.version, "sample_rate": s.sample_rate} for s in found]
+    rows = [
+        {"name": s.name, "registered_name": s.registered_name, "version": s.version, "sample_rate": s.sample_rate}
+        for s in found
+    ]
     return {"scorers": rows} if rows else None
 
 
@@ -244,7 +271,9 @@ def status(agent: str | None, as_json: bool) -> int:
     sources = Sources(platform)
     found = {one.name: agent_status(one, sources) for one in agents}
     if as_json:
-        answer = [{"agent": name, "nothing_yet": is_nothing(stages), "stages": stages} for name, stages in found.items()]
+        answer = [
+            {"agent": name, "nothing_yet": is_nothing(stages), "stages": stages} for name, stages in found.items()
+        ]
         print_json({"platform": platform.name, "tracking_uri": shown_uri(platform), "agents": answer, "broken": broken})
     else:
         for name, stages in found.items():
@@ -264,26 +293,38 @@ def _print(name: str, stages: Facts) -> None:
     coverage = stages["trace_scores"].get("coverage", {})
     versions = {s["registered_name"]: s for s in stages["registered_scorers"].get("scorers", [])}
     rows = [
-        (one, versions.get(one, {}).get("version", ""), versions.get(one, {}).get("sample_rate", ""), *_counts(coverage.get(one)))
+        (
+            one,
+            versions.get(one, {}).get("version", ""),
+            versions.get(one, {}).get("sample_rate", ""),
+            *_counts(coverage.get(one)),
+        )
         for one in sorted({*versions, *coverage})
     ]
     if rows:
         print_table(["scorer", "version", "rate", "sampled", "scored", "errored", "waiting"], rows)
     if stages["labeling_session"].get("sessions"):
         shown = stages["labeling_session"]["sessions"]
-        print_table(["labeling session", "items", "completed", "opened"], [(s["name"], s["items"], s["completed"], s["opened_at"]) for s in shown])
+        print_table(
+            ["labeling session", "items", "completed", "opened"],
+            [(s["name"], s["items"], s["completed"], s["opened_at"]) for s in shown],
+        )
     for one in stages["checks"].get("failed", []):
         print_line(f"  failed: {one['asset']} {one['check']} ({one['severity']}): {one['why']}")
 
 
 def _counts(coverage: Facts | None) -> tuple[Any, ...]:
-    return tuple(coverage.get(name, "") for name in ("sampled", "scored", "errored", "waiting")) if coverage else ("",) * 4
+    return (
+        tuple(coverage.get(name, "") for name in ("sampled", "scored", "errored", "waiting")) if coverage else ("",) * 4
+    )
 
 
 def _words(facts: Facts) -> list[str]:
     """The facts of a stage that fit on its line."""
     words = [f"{key.replace('_', ' ')} {clean(value)}" for key, value in facts.items() if _is_short(key, value)]
-    words += [f"{table} {n}" for table, n in facts.get("rows", {}).items()] if isinstance(facts.get("rows"), dict) else []
+    words += (
+        [f"{table} {n}" for table, n in facts.get("rows", {}).items()] if isinstance(facts.get("rows"), dict) else []
+    )
     words += [" ".join(facts["reasons"])] if facts.get("reasons") else []
     words += [f"{len(facts['failed'])} failed"] if "failed" in facts else []
     words += [facts["why"]] if facts.get("why") else []

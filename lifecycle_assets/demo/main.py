@@ -26,7 +26,7 @@ from lifecycle_assets.edges import latest
 from lifecycle_assets.home import open_instance, prepare_home
 from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.review import sessions_of
+from lifecycle_assets.review.assets import sessions_of
 from lifecycle_assets.spec_file import Agent, find_agents
 from resources.census import count
 from resources.labeling_desk import MlflowLabelingDesk
@@ -111,7 +111,9 @@ def _review(demo: Demo) -> None:
         if any(item.status == "complete" for item in items):
             demo.say(f"{session.name}: reviewed before")
             continue
-        demo.say(f"{session.name}: the demo answers {min(REVIEWED, len(items))} of {len(items)} items as reviewer 'demo'")
+        demo.say(
+            f"{session.name}: the demo answers {min(REVIEWED, len(items))} of {len(items)} items as reviewer 'demo'"
+        )
         for item in items[:REVIEWED]:
             answers = answers_for(traces, item.trace_id)
             desk.review(demo.agent, session.session_id, item.trace_id, answers, reviewer="demo")

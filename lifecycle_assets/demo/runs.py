@@ -76,7 +76,9 @@ class Runner:
 
     def settle_interrupted(self) -> int:
         """Mark runs of demos that were killed as failed and free what they held; returns how many."""
-        unfinished = self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]))
+        unfinished = self.instance.get_runs(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+        )
         dead = [run for run in unfinished if DEMO_PID in run.tags and not _alive(int(run.tags[DEMO_PID]))]
         for run in dead:
             self.instance.report_run_failed(run, "The demo that executed this run was interrupted.")

@@ -10,7 +10,7 @@ import dagster as dg
 
 from lifecycle_assets.edges import latest
 from lifecycle_assets.records import ScorersRecord
-from lifecycle_assets.review import sessions_of
+from lifecycle_assets.review.assets import sessions_of
 from lifecycle_assets.spec_file import Agent
 from resources.census import count
 from resources.model_registry import MlflowModelRegistry

@@ -49,7 +49,9 @@ def served(agent: Agent) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "lifecycle_assets.cli.main", "serve", agent.name, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     try:
         _wait_until_up(process, f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
@@ -73,7 +75,9 @@ def _wait_until_up(process: subprocess.Popen[str], url: str) -> None:
                 return
         except requests.ConnectionError:
             time.sleep(0.25)
-    raise Refused(f"lifecycle serve did not answer on {url} within {START_SECONDS} s: run it by itself and read its log.")
+    raise Refused(
+        f"lifecycle serve did not answer on {url} within {START_SECONDS} s: run it by itself and read its log."
+    )
 
 
 def ask(url: str, visit: Visit) -> str:
@@ -95,8 +99,6 @@ def send_traffic(agent: Agent, visits: list[Visit], platform: Platform, say: Cal
         for number, visit in enumerate(visits, start=1):
             trace_id = ask(url, visit)
             if visit.feedback:
-                send_feedback(
-                    platform, trace_id, up=visit.feedback == "up", user=visit.user, comment=visit.comment
-                )
+                send_feedback(platform, trace_id, up=visit.feedback == "up", user=visit.user, comment=visit.comment)
             if number % 12 == 0 or number == len(visits):
                 say(f"asked {number} of {len(visits)} questions")

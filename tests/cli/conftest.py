@@ -79,8 +79,14 @@ def built(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         prepare_home(platform)
         _job(agent, "release")
         line, code, answers, left_over = _serve_and_ask()
-        traces = open_mlflow(platform).MlflowClient().search_traces(
-            locations=[_experiment(platform, agent)], filter_string="metadata.mlflow.sourceRun IS NULL", include_spans=False
+        traces = (
+            open_mlflow(platform)
+            .MlflowClient()
+            .search_traces(
+                locations=[_experiment(platform, agent)],
+                filter_string="metadata.mlflow.sourceRun IS NULL",
+                include_spans=False,
+            )
         )
         ids = [trace.info.trace_id for trace in traces]
         mlflow = open_mlflow(platform)
@@ -89,7 +95,9 @@ def built(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         op = "tiny__labeling_session"
         _job(agent, "labeling", run_config={"ops": {op: {"config": {"trace_ids": ids[:2], "name": "first look"}}}})
         desk = MlflowLabelingDesk(platform)
-        session = mlflow.genai.review_queues.get_review_queue(name="first look", experiment_id=_experiment(platform, agent))
+        session = mlflow.genai.review_queues.get_review_queue(
+            name="first look", experiment_id=_experiment(platform, agent)
+        )
         desk.review(agent, session.queue_id, ids[0], {"correct": True}, reviewer="ann")
         _job(agent, "labeling", run_config={"ops": {op: {"config": {"name": "first look", "trace_ids": ids[:2]}}}})
         yield Built(home, folder / "defs", agent, line, code, answers, left_over, ids)

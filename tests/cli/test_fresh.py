@@ -63,7 +63,9 @@ def test_an_unknown_agent_is_misuse_and_names_the_known(fresh: Path, run: Run, c
     assert json.loads(result.stdout) == {"error": result.stderr.strip()}
 
 
-@pytest.mark.parametrize("ref", ["", "tr-", "nonsense", "models:/a/b/c/9", "m-1", "../../etc/passwd", "' OR 1=1 --", HOSTILE])
+@pytest.mark.parametrize(
+    "ref", ["", "tr-", "nonsense", "models:/a/b/c/9", "m-1", "../../etc/passwd", "' OR 1=1 --", HOSTILE]
+)
 def test_a_malformed_reference_is_told_the_forms(fresh: Path, run: Run, ref: str) -> None:
     result = run("lineage", ref)
     assert result.exit_code == 2
@@ -127,10 +129,18 @@ def test_doctor_sees_a_home_this_user_cannot_write(fresh: Path) -> None:
     home.chmod(0o555)
     folder.chmod(0o755)
     other = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    env = {**os.environ, "LIFECYCLE_HOME": str(home), "LIFECYCLE_DEFS": str(folder / "defs"), "HOME": "/tmp", "DAGSTER_HOME": ""}
+    env = {
+        **os.environ,
+        "LIFECYCLE_HOME": str(home),
+        "LIFECYCLE_DEFS": str(folder / "defs"),
+        "HOME": "/tmp",
+        "DAGSTER_HOME": "",
+    }
     command = [sys.executable, "-m", "lifecycle_assets.cli.main"]
     try:
-        done = subprocess.run([*command, "doctor", "--json"], cwd=ROOT, env=env, capture_output=True, text=True, check=False, **other)
+        done = subprocess.run(
+            [*command, "doctor", "--json"], cwd=ROOT, env=env, capture_output=True, text=True, check=False, **other
+        )
     except PermissionError:
         pytest.skip("another user cannot run this Python")
     finally:
@@ -152,7 +162,13 @@ def test_a_port_in_use_is_found_before_anything_starts(fresh: Path, run: Run) ->
 
 def test_help_is_fast_and_every_command_says_the_same_of_itself() -> None:
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "lifecycle_assets.cli.main", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lifecycle_assets.cli.main", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.monotonic() - started < 2
     assert all(name in done.stdout for name in COMMANDS)
     context = click.Context(main)

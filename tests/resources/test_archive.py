@@ -61,7 +61,13 @@ def make_rows(i: int, day: date = DAY) -> TraceRows:
                 "value_number": float(i),
                 "scorer_version": "1",
             },
-            said | {"assessment_id": f"h-{i}", "name": "good", "source_type": "HUMAN", "value_text": "yes" if i % 2 else "no"},
+            said
+            | {
+                "assessment_id": f"h-{i}",
+                "name": "good",
+                "source_type": "HUMAN",
+                "value_text": "yes" if i % 2 else "no",
+            },
         ],
     )
 

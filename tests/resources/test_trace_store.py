@@ -106,9 +106,7 @@ def assessments(platform: Platform, trace_id: str) -> list[Any]:
 
 
 def test_a_day_is_utc_and_its_edges_belong_to_one_day_each(platform: Platform) -> None:
-    before, first, last, after = (
-        make_trace(platform, MIDNIGHT_MS + ms) for ms in (-1, 0, DAY_MS - 1, DAY_MS)
-    )
+    before, first, last, after = (make_trace(platform, MIDNIGHT_MS + ms) for ms in (-1, 0, DAY_MS - 1, DAY_MS))
 
     assert infos(platform, date(2026, 11, 19)) == [before]
     assert infos(platform) == [first, last]
@@ -214,7 +212,12 @@ def test_a_score_is_written_once_and_an_error_gives_way(platform: Platform, fres
     assert not write(Outcome(0.5))
     assert not write(Outcome(error="late"))
     (score,) = assessments(platform, trace_id)
-    assert (score.assessment_id, score.value, score.error, score.valid) == (score_id(trace_id, LENGTH), 0.25, None, True)
+    assert (score.assessment_id, score.value, score.error, score.valid) == (
+        score_id(trace_id, LENGTH),
+        0.25,
+        None,
+        True,
+    )
     assert (score.source.source_type, score.source.source_id) == ("CODE", "local_tiny_length")
     assert score.metadata["lifecycle.scorer_digest"] == "digest"
 
@@ -254,6 +257,7 @@ def test_two_at_once_write_one_score(platform: Platform) -> None:
         list(store.read(trace_ids))  # Both believe that there is no score.
 
     with ThreadPoolExecutor(2) as pool:
+
         def score(store: MlflowTraceStore) -> list[bool]:
             return [store.write_score(trace_id, LENGTH, Outcome(1.0)) for trace_id in trace_ids]
 
@@ -310,7 +314,12 @@ def test_a_trace_becomes_rows_with_exactly_the_columns_of_the_tables(platform: P
     assert trace["response"] == '"fine"'
     assert (trace["state"], trace["execution_ms"], trace["trace_date"]) == ("ERROR", 500, DAY)
     assert (trace["model_id"], trace["session_id"], trace["user_id"]) == ("m-1", "s-1", "ann@example.org")
-    assert (trace["environment"], trace["input_tokens"], trace["output_tokens"], trace["cost_usd"]) == ("prod", 3, 4, 0.5)
+    assert (trace["environment"], trace["input_tokens"], trace["output_tokens"], trace["cost_usd"]) == (
+        "prod",
+        3,
+        4,
+        0.5,
+    )
     root = next(span for span in rows.spans if span["parent_span_id"] is None)
     call = next(span for span in rows.spans if span["parent_span_id"] == root["span_id"])
     assert (root["type"], root["status"], call["name"], call["inputs"]) == ("AGENT", "ERROR", "call", "[1, 2.5]")
@@ -363,10 +372,14 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("redact", [(), ((re.compile("secret"), "***"), (re.compile('"x"'), "y"))], ids=["", "redacted"])
+@pytest.mark.parametrize(
+    "redact", [(), ((re.compile("secret"), "***"), (re.compile('"x"'), "y"))], ids=["", "redacted"]
+)
 def test_hostile_text_reaches_the_tables(platform: Platform, redact: Any) -> None:
     store, archive = MlflowTraceStore(platform), DeltaArchive(platform)
-    trace_ids = [make_trace(platform, MIDNIGHT_MS + i, inputs={k: v}, outputs=v) for i, (k, v) in enumerate(HOSTILE.items())]
+    trace_ids = [
+        make_trace(platform, MIDNIGHT_MS + i, inputs={k: v}, outputs=v) for i, (k, v) in enumerate(HOSTILE.items())
+    ]
     traces = list(store.read(trace_ids))
 
     written = archive.upsert_day(PREFIX, DAY, [store.rows(trace, redact=redact) for trace in traces])

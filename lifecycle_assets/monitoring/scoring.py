@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from lifecycle_assets.monitoring.sampling import is_sampled
 from lifecycle_assets.records import ScorerVersion
-from lifecycle_assets.sampling import is_sampled
 from lifecycle_assets.spec_file import Agent
 from resources.scorer_registry import ScorerRegistry
 from resources.trace_store import TraceInfo, TraceStore
@@ -69,9 +69,7 @@ def score_day(
         if done % REPORT_EVERY == 0 or done == len(work):
             progress(f"{day}: scored {done} of {len(work)} traces")
     seen = {info.trace_id for infos in sampled.values() for info in infos}
-    coverage = {
-        scorer.registered_name: count(scorer, sampled[scorer.registered_name], written) for scorer in active
-    }
+    coverage = {scorer.registered_name: count(scorer, sampled[scorer.registered_name], written) for scorer in active}
     return len(seen), len(written), coverage
 
 
@@ -81,9 +79,13 @@ def count(
     """Coverage of one scorer: traces sampled, scored, errored and still waiting."""
     pair = (scorer.registered_name, scorer.version)
     errored = sum(
-        1 for i in sampled if written.get((i.trace_id, scorer.registered_name), pair in i.errored and pair not in i.scored)
+        1
+        for i in sampled
+        if written.get((i.trace_id, scorer.registered_name), pair in i.errored and pair not in i.scored)
     )
-    done = sum(1 for i in sampled if (i.trace_id, scorer.registered_name) in written or pair in i.scored or pair in i.errored)
+    done = sum(
+        1 for i in sampled if (i.trace_id, scorer.registered_name) in written or pair in i.scored or pair in i.errored
+    )
     return {
         "version": scorer.version,
         "sampled": len(sampled),

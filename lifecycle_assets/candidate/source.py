@@ -15,7 +15,10 @@ from lifecycle_assets.spec_file import Agent
 
 def observe_source(agent: Agent) -> SourceRecord:
     """Digest of the agent's code, code paths and declaration, and the git commit (empty outside a checkout)."""
-    files = {relative: _files_digest(agent.path(relative)) for relative in (agent.spec.agent.path, *agent.spec.agent.code_paths)}
+    files = {
+        relative: _files_digest(agent.path(relative))
+        for relative in (agent.spec.agent.path, *agent.spec.agent.code_paths)
+    }
     declared = agent.spec.agent.model_dump(mode="json")
     return SourceRecord(digest({"files": files, "agent": declared, "name": agent.name}), git_commit(agent.folder))
 
@@ -28,7 +31,9 @@ def git_commit(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,8 +8,8 @@ Not here: opening the session (`review.py`), deciding when (`sensors/labeling.py
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lifecycle_assets.quality import FEEDBACK_NAME
 from lifecycle_assets.spec import Labeling
+from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
 from resources.sql_engine import SqlEngine
 
@@ -46,7 +46,9 @@ def choose_traces(sql: SqlEngine, prefix: str, labeling: Labeling, *, scorer_pre
         rows = sql.query(prefix, LOW_SQL, [scorer_prefix + scorer, below, QUEUED_TAG, limit]).dicts()
         found.append((f"{scorer} below {below:g}", _ids(rows)))
     if rules.random:
-        found.append(("random", _ids(sql.query(prefix, RANDOM_SQL, [QUEUED_TAG, limit]).dicts())[: limit + rules.random]))
+        found.append(
+            ("random", _ids(sql.query(prefix, RANDOM_SQL, [QUEUED_TAG, limit]).dicts())[: limit + rules.random])
+        )
     return first_of_each(found, limit, at_most={"random": rules.random})
 
 

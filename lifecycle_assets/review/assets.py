@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
-from lifecycle_assets.agreement import Agreement, cohen_kappa
-from lifecycle_assets.choosing import choose_traces
 from lifecycle_assets.edges import latest, lifecycle_asset, recent_records, result, upstream
-from lifecycle_assets.labels import dataset_records, judge_pairs, reviewer_pairs
 from lifecycle_assets.records import ChampionRecord, LabelsRecord, ScorersRecord, SessionRecord, digest
+from lifecycle_assets.review.agreement import Agreement, cohen_kappa
+from lifecycle_assets.review.choosing import choose_traces
+from lifecycle_assets.review.labels import dataset_records, judge_pairs, reviewer_pairs
 from lifecycle_assets.spec import Labeling, LabelSchema
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import plain, table
@@ -37,7 +37,9 @@ WHERE valid AND name = ? AND scorer_version = ? AND value_number IS NOT NULL
 class SessionConfig(dg.Config):
     """What a labeling session is about."""
 
-    trace_ids: list[str] = Field(default_factory=list, description="Traces to review; empty: chosen by the declared rules.")
+    trace_ids: list[str] = Field(
+        default_factory=list, description="Traces to review; empty: chosen by the declared rules."
+    )
     name: str = Field(default="", description="Name of the session; empty: <agent>-<UTC day>.")
     reason: str = Field(default="asked for", description="Why it opens, in words.")
 
@@ -85,7 +87,9 @@ def labeling_session(agent: Agent) -> dg.AssetsDefinition:
             trace_ids=[item.trace_id for item in desk.items(session.session_id)],
             champion_version=champion.version if champion else "",
             reason=config.reason,
-            opened_at=before.opened_at if before and before.session_id == session.session_id else now.isoformat(timespec="seconds"),
+            opened_at=before.opened_at
+            if before and before.session_id == session.session_id
+            else now.isoformat(timespec="seconds"),
         )
         return result(
             record,
@@ -171,7 +175,9 @@ def sessions_of(instance: dg.DagsterInstance, agent: str) -> list[SessionRecord]
 
 def reviewer_check(agreement: Agreement | None, labeling: Labeling) -> dg.AssetCheckResult:
     """Reviewers agree, or no trace was labeled by two."""
-    return _agreement_check("reviewer_agreement", [("reviewers", agreement)], labeling, nobody="No trace was labeled by two people.")
+    return _agreement_check(
+        "reviewer_agreement", [("reviewers", agreement)], labeling, nobody="No trace was labeled by two people."
+    )
 
 
 def judge_agreement(agent: Agent) -> dg.AssetsDefinition:
@@ -194,13 +200,17 @@ def judge_agreement(agent: Agent) -> dg.AssetsDefinition:
         upstream(context, "human_labels", LabelsRecord)
         scorers = latest(context.instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
         versions = {scorer.name: scorer for scorer in scorers.versions} if scorers else {}
-        trace_ids = [trace_id for session in sessions_of(context.instance, agent.name) for trace_id in session.trace_ids]
+        trace_ids = [
+            trace_id for session in sessions_of(context.instance, agent.name) for trace_id in session.trace_ids
+        ]
         labels = desk.labels(agent, trace_ids) if trace_ids else []
         found: list[tuple[LabelSchema, Agreement | None]] = []
         for schema in agent.spec.labeling.schemas:
             scorer = versions.get(schema.judges or "")
             if schema.judges and scorer:
-                rows = sql.query(agent.spec.table_prefix, SCORE_SQL, [scorer.registered_name, scorer.version], limit=100_000)
+                rows = sql.query(
+                    agent.spec.table_prefix, SCORE_SQL, [scorer.registered_name, scorer.version], limit=100_000
+                )
                 scores = {row["trace_id"]: row["value"] for row in rows.dicts()}
                 found.append((schema, cohen_kappa(judge_pairs(labels, schema, scores))))
         shown = [(s.judges, s.name, *_numbers(agreement)) for s, agreement in found]
@@ -235,7 +245,9 @@ def _agreement_check(
     """
     known = [(name, agreement) for name, agreement in found if agreement is not None]
     low = [name for name, agreement in known if agreement.kappa is not None and agreement.kappa < labeling.min_kappa]
-    surely = [name for name, agreement in known if agreement.ci_high is not None and agreement.ci_high < labeling.min_kappa]
+    surely = [
+        name for name, agreement in known if agreement.ci_high is not None and agreement.ci_high < labeling.min_kappa
+    ]
     undefined = [name for name, agreement in known if agreement.kappa is None]
     sentences = [f"{name}: kappa is below {labeling.min_kappa:g}: look at the traces they differ on." for name in low]
     sentences += [f"{name}: kappa is undefined, every answer is the same: label more traces." for name in undefined]

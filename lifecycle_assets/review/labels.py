@@ -70,11 +70,11 @@ def dataset_records(
     return records
 
 
-def judge_pairs(
-    labels: Sequence[Label], schema: LabelSchema, scores: Mapping[str, float]
-) -> list[tuple[bool, bool]]:
+def judge_pairs(labels: Sequence[Label], schema: LabelSchema, scores: Mapping[str, float]) -> list[tuple[bool, bool]]:
     """`(person, judge)` for each trace with both; `scores` maps trace id to the judge's number."""
-    newest = {label.trace_id: label for label in sorted(labels, key=lambda label: label.at_ms) if label.schema == schema.name}
+    newest = {
+        label.trace_id: label for label in sorted(labels, key=lambda label: label.at_ms) if label.schema == schema.name
+    }
     pairs = []
     for trace_id, label in sorted(newest.items()):
         person = as_bool(label.value)

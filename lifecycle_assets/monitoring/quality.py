@@ -11,12 +11,10 @@ from datetime import date
 from typing import Any
 
 from lifecycle_assets.gate import aggregate
-from lifecycle_assets.intervals import mean_interval, share_interval
+from lifecycle_assets.monitoring.intervals import mean_interval, share_interval
 from lifecycle_assets.spec import AlertRule
+from resources.feedback import FEEDBACK_NAME
 from resources.sql_engine import SqlEngine
-
-FEEDBACK_NAME = "user_feedback"
-"""Assessment name under which end users' thumbs arrive: 1 is up, 0 is down."""
 
 TRACES_SQL = "SELECT trace_id, model_id, state, execution_ms FROM traces WHERE trace_date = ? ORDER BY trace_id"
 SCORES_SQL = """
@@ -62,7 +60,9 @@ def daily_rows(
         if row["value"] is not None:
             models.setdefault(row["model_id"], {}).setdefault(f"{scorer}/mean", []).append(row["value"])
     for row in sql.query(prefix, FEEDBACK_SQL, [day, FEEDBACK_NAME], limit=1_000_000).dicts():
-        shares.setdefault(row["model_id"], {}).setdefault("negative_feedback_rate", []).append(float(row["value"] < 0.5))
+        shares.setdefault(row["model_id"], {}).setdefault("negative_feedback_rate", []).append(
+            float(row["value"] < 0.5)
+        )
     rows = []
     for model_id in sorted({*models, *shares}):
         numbers = [*_of_means(models.get(model_id, {})), *_of_shares(shares.get(model_id, {}))]
@@ -118,7 +118,8 @@ def _of_shares(values: Mapping[str, Sequence[float]]) -> list[Number]:
 @dataclass(frozen=True)
 class Breach:
     """How an alert rule stands: `breached` when k of the last n days, the newest included, lie beyond the line;
-    `unknown` when there is no value to judge, which is no pass either."""
+    `unknown` when there is no value to judge, which is no pass either.
+    """
 
     breached: bool
     sentence: str

@@ -35,7 +35,11 @@ def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: 
             f"The evaluation {evaluation.run_id} is about {evaluation.model_id}, not about {model_id}: "
             "materialize eval_results for this model."
         )
-    allowed = {"passed", *({"dry_run"} if gate.mode == "dry_run" else ()), *({"ungated"} if gate.mode == "disabled" else ())}
+    allowed = {
+        "passed",
+        *({"dry_run"} if gate.mode == "dry_run" else ()),
+        *({"ungated"} if gate.mode == "disabled" else ()),
+    }
     if evaluation.verdict not in allowed:
         why = " ".join(evaluation.reasons) or "The gate did not pass."
         raise Refused(f"The verdict on {model_id} is '{evaluation.verdict}': {why}")
@@ -67,7 +71,12 @@ def version_tags(model: ModelRecord, evaluation: EvalRecord, dagster_run_id: str
 
 
 def load_back(
-    version: RegisteredVersion, model_id: str, request: Mapping[str, Any], *, registry: ModelRegistry, progress: Progress
+    version: RegisteredVersion,
+    model_id: str,
+    request: Mapping[str, Any],
+    *,
+    registry: ModelRegistry,
+    progress: Progress,
 ) -> str:
     """The answer of the version, loaded from the registry in a process of its own.
 
@@ -146,7 +155,5 @@ def promote(
 
 def last_move(sql: SqlEngine, prefix: str) -> Mapping[str, Any] | None:
     """The newest row of `promotions` for `champion`, None when there is none."""
-    rows = sql.query(
-        prefix, "SELECT * FROM promotions WHERE alias = ? ORDER BY \"at\" DESC LIMIT 1", [CHAMPION]
-    ).dicts()
+    rows = sql.query(prefix, 'SELECT * FROM promotions WHERE alias = ? ORDER BY "at" DESC LIMIT 1', [CHAMPION]).dicts()
     return rows[0] if rows else None

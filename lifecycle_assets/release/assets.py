@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
-from lifecycle_assets.promotion import CHAMPION, load_back, promote, require_evidence, version_tags
 from lifecycle_assets.records import ChampionRecord, EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
+from lifecycle_assets.release.promotion import CHAMPION, load_back, promote, require_evidence, version_tags
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import plain, table
 from resources.archive import Archive
@@ -161,10 +161,10 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
 def deployment(agent: Agent) -> dg.AssetsDefinition:
     """Declare `<agent>/deployment`."""
 
-    @lifecycle_asset(agent.name, group=GROUP, deps=["champion_alias"], kinds={"mlflow"}, pool=f"{agent.name}_deployment")
-    def deployment(
-        context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer]
-    ) -> dg.MaterializeResult:
+    @lifecycle_asset(
+        agent.name, group=GROUP, deps=["champion_alias"], kinds={"mlflow"}, pool=f"{agent.name}_deployment"
+    )
+    def deployment(context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer]) -> dg.MaterializeResult:
         """What was handed to the runtime: the version, and the environment that makes its traces name the model.
 
         `lifecycle serve` starts from this hand-off. Safe to run again: the hand-off is written whole or not at all,
@@ -220,5 +220,8 @@ def compare_running(champion_model_id: str, running_model_id: str | None) -> tup
     if not running_model_id:
         return False, "The newest trace names no model: set MLFLOW_ACTIVE_MODEL_ID as the hand-off says."
     if running_model_id != champion_model_id:
-        return False, f"The newest trace is from {running_model_id}, champion is {champion_model_id}: restart the runtime."
+        return (
+            False,
+            f"The newest trace is from {running_model_id}, champion is {champion_model_id}: restart the runtime.",
+        )
     return True, f"The newest trace is from the champion's model {champion_model_id}."
