@@ -43,7 +43,7 @@ def lifecycle_asset(
     """
 
     def decorate(fn: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
-        key = dg.AssetKey([agent, fn.__name__])
+        key = dg.AssetKey([agent, fn.__name__])  # ty: ignore[missing-attribute]
         specs = [
             dg.AssetCheckSpec(name, asset=key, blocking=blocks, description=description)
             for blocks, declared in ((True, blocking or {}), (False, checks or {}))
@@ -78,7 +78,7 @@ def _refusing(fn: Callable[..., dg.MaterializeResult], key: dg.AssetKey) -> Call
 
     # Dagster infers outputs from the signature: what the function returns is yielded instead.
     signature = inspect.signature(fn)
-    run.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)  # ty: ignore[unresolved-attribute]
+    run.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)  # ty: ignore[missing-attribute]
     run.__annotations__ = {name: value for name, value in fn.__annotations__.items() if name != "return"}
     del run.__wrapped__
     return run

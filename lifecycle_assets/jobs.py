@@ -28,6 +28,9 @@ RELEASE = (
 MONITOR = ("production_traces", "registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
 REVIEW = ("labeling_session", "human_labels", "judge_agreement")
 
+JOBS = ("release", "monitor", "scorer_backfill", "labeling")
+"""Names of the jobs, each after the agent's name."""
+
 LATE_HOUR = 3
 """UTC hour at which the days of `late_days` are looked at again for late assessments."""
 

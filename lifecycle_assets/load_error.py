@@ -3,7 +3,7 @@
 Lives here: the translation of a refusal while loading. Add here: nothing. Not here: what is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from dagster._core.errors import DagsterUserCodeProcessError
@@ -13,7 +13,7 @@ from lifecycle_assets.refused import Refused
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def one_sentence() -> Generator[None]:
     """Replace a `Refused` raised while loading, however deep, by an error that Dagster shows without a trace."""
     try:
         yield

@@ -107,7 +107,8 @@ def dataset_rows(path: Path) -> list[dict[str, Any]]:
             raise Refused(f"{_shown(path)} line {number}: is not JSON ({error.msg}); correct the line.") from None
         if not isinstance(row, dict) or not isinstance(row.get("inputs"), dict) or not row["inputs"]:
             raise Refused(
-                f'{_shown(path)} line {number}: has no "inputs" object; write {{"inputs": {{...}}, "expectations": {{...}}}}.'
+                f'{_shown(path)} line {number}: has no "inputs" object; '
+                'write {"inputs": {...}, "expectations": {...}}.'
             )
         if not isinstance(row.get("expectations", {}), dict) or set(row) - {"inputs", "expectations"}:
             raise Refused(

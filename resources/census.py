@@ -38,7 +38,7 @@ def count(platform: Platform, agent: Agent) -> Census:
         mine = marks.where_filter({marks.AGENT: agent.name, marks.COMPLETE: "true"})
         models = client.search_logged_models([experiment], filter_string=mine)
         everything = list(_infos(client, experiment, ""))
-        production = [info for info in _infos(client, experiment, PRODUCTION)]
+        production = list(_infos(client, experiment, PRODUCTION))
     by_model: dict[str, int] = {}
     for info in production:
         model = info.trace_metadata.get("mlflow.modelId", "")

@@ -6,7 +6,7 @@ Not here: faults of a declaration (`lifecycle_assets/spec_file.py`), programming
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from lifecycle_assets.refused import Refused
@@ -67,7 +67,7 @@ def without_password(uri: str) -> str:
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def explained(where: str) -> Generator[None]:
     """Turn known faults inside the block into `Refused`; everything else passes unchanged."""
     try:
         yield

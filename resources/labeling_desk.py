@@ -12,7 +12,7 @@ then the session's id, for ever.
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -78,6 +78,10 @@ class LabelingDesk(ABC):
         """
 
     @abstractmethod
+    def interrupted(self, agent: Agent, tags: Iterable[str]) -> str:
+        """Name of the session a run which died was filling, given tags of its traces; empty when there is none."""
+
+    @abstractmethod
     def items(self, session_id: str) -> list[Item]:
         """The session's items, as they were added; none when the session was deleted."""
 
@@ -125,6 +129,14 @@ class MlflowLabelingDesk(LabelingDesk):
         return Session(
             queue.queue_id, queue.name, created, page(self._platform, f"experiments/{experiment}/review-queue")
         )
+
+    def interrupted(self, agent: Agent, tags: Iterable[str]) -> str:
+        """Look the queue up that the newest claim names."""
+        ids = sorted({tag.removeprefix(_ADDING) for tag in tags if tag})
+        if not ids:
+            return ""
+        with self._mlflow() as mlflow:
+            return mlflow.genai.review_queues.get_review_queue(queue_id=ids[-1]).name
 
     def items(self, session_id: str) -> list[Item]:
         """Read every page of the queue."""

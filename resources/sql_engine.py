@@ -2,15 +2,12 @@
 
 Lives here: `SqlEngine` and its local implementation: what a query may see, may do and may cost.
 Add here: a further limit on queries, or a way to reach tables on another storage.
-Not here: the views (`tables.py`), writing (`archive.py`), questions assets ask (they hold their own SQL).
+Not here: which SQL is answered (`sql_guard.py`), the views (`tables.py`), what assets ask (they hold their own SQL).
 
 Every query has a connection of its own, in memory, that knows the tables at their newest version and is locked
-before the user's SQL is seen: no other file, no setting, no extension, no Python variable. DuckDB 2 lets a CTE
-write (`WITH x AS (COPY … TO …)`) and calls that a SELECT, so the parsed statement is looked through as well.
+before the user's SQL is seen: no other file, no setting, no extension, no Python variable.
 """
 
-import json
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,18 +20,14 @@ from urllib.parse import unquote
 import dagster as dg
 
 from lifecycle_assets.refused import Refused
-from resources.archive import open_table
-from resources.explain import explained
+from resources.delta_table import open_table, storage
 from resources.platform import Platform
+from resources.sql_guard import refuse_unless_query, wrong_sql
 from resources.tables import PARTITION, TABLES, VIEWS, arrow_schema
 
 if TYPE_CHECKING:
     import duckdb
     from deltalake import DeltaTable
-
-_ANALYZED = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-_BLANK = r"(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
-_EXPLAIN = re.compile(rf"{_BLANK}explain\b{_BLANK}(?:analyze\b|\([^)]*\))?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -95,9 +88,9 @@ class DuckDbEngine(SqlEngine):
         """See `SqlEngine.query`. At most 1 GB of memory and two threads; nothing spills to disk."""
         import duckdb
 
-        _refuse_unless_query(sql)
         try:
-            with explained(self._platform.warehouse), self._connect(prefix, sql, costs or {}) as con:
+            with storage(self._platform.warehouse), self._connect(prefix, sql, costs or {}) as con:
+                refuse_unless_query(con, sql)
                 timer = threading.Timer(self._timeout, con.interrupt)
                 timer.daemon = True
                 timer.start()
@@ -113,7 +106,7 @@ class DuckDbEngine(SqlEngine):
                 f"The query took longer than {self._timeout:g} s; narrow it, such as by trace_date."
             ) from None
         except duckdb.Error as error:
-            raise _wrong(error, sql) from None
+            raise wrong_sql(error, sql) from None
         return SqlResult(names, tuple(_in_utc(row, zoned) for row in rows[:limit]), len(rows) > limit)
 
     def tables(self, prefix: str) -> dict[str, int]:
@@ -122,8 +115,9 @@ class DuckDbEngine(SqlEngine):
         return dict(self.query(prefix, counts).rows)
 
     def _connect(self, prefix: str, sql: str, costs: Mapping[str, float]) -> "duckdb.DuckDBPyConnection":
-        """A locked connection with tables and views; also as `"catalog.schema.prefix_traces"` and `prefix_traces`
-        when `sql` uses the prefix.
+        """A locked connection with tables and views.
+
+        They are there as `"catalog.schema.prefix_traces"` and `prefix_traces` too when `sql` uses the prefix.
         """
         import duckdb
 
@@ -195,60 +189,6 @@ def _dataset(target: "DeltaTable", table: str) -> Any:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _refuse_unless_query(sql: str) -> None:
-    """Raise `Refused` unless `sql` is one statement that only reads."""
-    import duckdb
-
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise _wrong(error, sql) from None
-    if len(statements) != 1:
-        raise Refused(f"One statement is expected, {len(statements)} were given: send them one by one.")
-    kind = statements[0].type.name
-    if kind == "EXPLAIN":
-        explained_sql = _EXPLAIN.sub("", sql, count=1)
-        if explained_sql != sql:
-            return _refuse_unless_query(explained_sql)
-    if kind != "SELECT" or not _only_reads(sql):
-        raise Refused(
-            f"Only queries are answered, this is {kind if kind != 'SELECT' else 'a query that writes'}: "
-            "use SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN."
-        )
-    return None
-
-
-def _only_reads(sql: str) -> bool:
-    import duckdb
-
-    with duckdb.connect(":memory:", config={"enable_external_access": False}) as con:
-        tree = json.loads(con.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
-    return not tree["error"] and _nodes(tree) <= _ANALYZED
-
-
-def _nodes(tree: Any) -> set[str]:
-    """The kinds of query nodes in a parsed statement, at any depth."""
-    found, rest = set(), [tree]
-    while rest:
-        part = rest.pop()
-        if isinstance(part, dict):
-            kind = part.get("type")
-            if isinstance(kind, str) and kind.endswith("_NODE"):
-                found.add(kind)
-            rest += part.values()
-        elif isinstance(part, list):
-            rest += part
-    return found
-
-
-def _wrong(error: Exception, sql: str) -> Refused:
-    text = " ".join(str(error).split())[:600].rstrip(".")
-    hint = f"Tables: {', '.join(TABLES)}; views: {', '.join(VIEWS)}."
-    if "Parser Error" in text and re.search(r"\bat\b", sql, re.IGNORECASE):
-        hint = 'The column at of promotions is also a keyword: write "at". ' + hint
-    return Refused(f"{text}. {hint}")
 
 
 def _in_utc(row: tuple[Any, ...], zoned: list[int]) -> tuple[Any, ...]:

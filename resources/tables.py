@@ -9,7 +9,7 @@ the engine fills with what it was given: a scorer nobody stated a price for cost
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -222,20 +222,22 @@ def arrow_table(table: str, rows: Iterable[Mapping[str, Any]]) -> "pa.Table":
     if beyond:
         raise ValueError(f"{table} has no column {', '.join(sorted(beyond))}")
     schema = arrow_schema(table)
-    arrays = [
-        pa.array([_value(row.get(name), kind) for row in listed], schema.field(name).type)
-        for name, kind in names.items()
-    ]
+    arrays = []
+    for name, kind in names.items():
+        convert, values = _CONVERT.get(kind), [row.get(name) for row in listed]
+        arrays.append(pa.array(list(map(convert, values)) if convert else values, schema.field(name).type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _value(value: Any, kind: str) -> Any:
-    if kind == "TIMESTAMPTZ" and isinstance(value, str):
-        return datetime.fromisoformat(value)
-    if kind == "DATE" and isinstance(value, str):
-        return date.fromisoformat(value)
-    if kind == "VARCHAR" and isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False)
-    if kind.startswith("MAP") and isinstance(value, Mapping):
-        return sorted(value.items())
-    return value
+def _text(value: Any) -> Any:
+    if value.__class__ is str or not isinstance(value, Mapping | list | tuple):
+        return value
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "VARCHAR": _text,
+    "TIMESTAMPTZ": lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value,
+    "DATE": lambda value: date.fromisoformat(value) if isinstance(value, str) else value,
+    "MAP(VARCHAR, VARCHAR)": lambda value: sorted(value.items()) if isinstance(value, Mapping) else value,
+}

@@ -2,23 +2,19 @@
 
 Lives here: which field of a trace becomes which column, and what happens to text before it leaves.
 Add here: a column of `traces`, `spans` or `assessments` (and its type in `tables.py`).
-Not here: reading traces (`trace_store.py`), writing tables (`archive.py`). Nothing here imports mlflow.
+Not here: reading traces (`trace_store.py`), text and its redaction (`redaction.py`). Nothing here imports mlflow.
 
-Text is kept whole, whatever is in it: a lone surrogate becomes U+FFFD, NaN becomes the string "NaN", an attribute
-that is not JSON becomes a JSON string. The same trace gives the same rows from SQLite and over HTTP.
+The same trace gives the same rows from SQLite and over HTTP.
 """
 
 import base64
-import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-Redaction = Sequence[tuple[re.Pattern[str], str]]
-"""Rules in the order they are applied: what matches is replaced (as in `re.sub`)."""
+from resources.redaction import Redaction, Text, loads
 
 SCORER_VERSION = "mlflow.assessment.scorerVersion"
 """Metadata key of an assessment: version of the registered scorer."""
@@ -29,8 +25,6 @@ OUTCOME = "lifecycle.outcome"
 NOT_APPLICABLE = "not applicable"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 # Columns of their own, or copies of them (cut off, so that a secret could escape its pattern).
 _OWN_COLUMN = {"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType", "mlflow.traceRequestId"}
 _COPIES = {"mlflow.traceInputs", "mlflow.traceOutputs"}
@@ -47,7 +41,7 @@ class TraceRows:
 
 def trace_rows(trace: Any, redact: Redaction = ()) -> TraceRows:
     """The rows of one MLflow trace; `archived_at` is the archive's to add. Never raises for what the trace holds."""
-    info, text = trace.info, _Text(redact)
+    info, text = trace.info, Text(redact)
     started = instant(info.request_time * 1000)
     day = started.date() if started else _EPOCH.date()
     raw = sorted((span.to_dict() for span in trace.data.spans or ()), key=_span_order)
@@ -96,9 +90,9 @@ def _span_order(span: Mapping[str, Any]) -> tuple[int, str]:
     return span["start_time_unix_nano"] or 0, span["span_id"]
 
 
-def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: "_Text") -> dict[str, Any]:
+def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> dict[str, Any]:
     attributes = span["attributes"]
-    rest = {key: _loads(value) for key, value in attributes.items() if key not in _OWN_COLUMN}
+    rest = {key: loads(value) for key, value in attributes.items() if key not in _OWN_COLUMN}
     if span["status"]["message"]:
         rest["status.description"] = span["status"]["message"]
     if span["events"]:
@@ -110,7 +104,7 @@ def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: "_Text") 
         "span_id": _hex(span["span_id"]),
         "parent_span_id": _hex(span["parent_span_id"]),
         "name": text.plain(span["name"]),
-        "type": text.plain(str(_loads(attributes.get("mlflow.spanType")) or "UNKNOWN")),
+        "type": text.plain(str(loads(attributes.get("mlflow.spanType")) or "UNKNOWN")),
         "start_time": instant((span["start_time_unix_nano"] or 0) // 1000),
         "end_time": None if ended is None else instant(ended // 1000),
         "status": span["status"]["code"].removeprefix("STATUS_CODE_"),
@@ -120,7 +114,7 @@ def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: "_Text") 
     }
 
 
-def _assessment_row(trace_id: str, day: date, found: Any, text: "_Text") -> dict[str, Any] | None:
+def _assessment_row(trace_id: str, day: date, found: Any, text: Text) -> dict[str, Any] | None:
     """None for a reference to an issue: it is neither feedback nor expectation."""
     said = found.feedback or found.expectation
     if said is None:
@@ -150,105 +144,8 @@ def _assessment_row(trace_id: str, day: date, found: Any, text: "_Text") -> dict
     }
 
 
-class _Text:
-    """Text on its way into a table: made writable, and redacted when there are rules.
-
-    Rules meet strings as they were said: escapes are undone, JSON inside of JSON is entered, a number that
-    matches becomes a string. A rule with a double quote in it also meets the JSON text as a whole.
-    """
-
-    def __init__(self, rules: Redaction) -> None:
-        self._rules = tuple(rules)
-        self._wide = tuple(rule for rule in self._rules if '"' in rule[0].pattern)
-
-    def clean(self, text: str) -> str:
-        """`text` as valid Unicode."""
-        return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-    def plain(self, text: str | None) -> str | None:
-        """A string, redacted."""
-        if text is None:
-            return None
-        try:
-            return self._redacted(self.clean(text)) if self._rules else self.clean(text)
-        except RecursionError:
-            return NESTED
-
-    def pairs(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Tags or metadata, redacted, in the order of their keys."""
-        return {self.plain(key) or "": self.plain(str(values[key])) or "" for key in sorted(values)}
-
-    def payload(self, raw: Any, preview: str | None = None) -> str | None:
-        """JSON text of an attribute as MLflow keeps it; without one the preview, which MLflow may have cut off."""
-        return self.plain(preview) if raw is None else self.json(_loads(raw))
-
-    def json(self, value: Any, *, whole: bool = False) -> str:
-        """JSON text of a value, redacted; with `whole`, 1.0 is written as 1."""
-        try:
-            value = _as_said(value) if whole else value
-            try:
-                said = self._walk(value) if self._rules else value
-                text = json.dumps(said, ensure_ascii=False, allow_nan=False, default=str)
-            except ValueError:
-                text = json.dumps(self._walk(value), ensure_ascii=False, default=str)
-        except RecursionError:
-            return json.dumps(NESTED)
-        return self._as_a_whole(self.clean(text)) if self._wide else self.clean(text)
-
-    def _walk(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.plain(value)
-        if isinstance(value, Mapping):
-            return {self.plain(str(key)): self._walk(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._walk(inner) for inner in value]
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            said = json.dumps(value)  # NaN and Infinity by the names JSON readers know.
-            redacted = self.plain(said)
-            return value if redacted == said and (isinstance(value, int) or math.isfinite(value)) else redacted
-        return value
-
-    def _redacted(self, text: str) -> str:
-        if text[:1] in ("{", "[", '"'):
-            value = _loads(text)
-            if value != text:
-                inner = self._walk(value)
-                text = text if inner == value else json.dumps(inner, ensure_ascii=False, default=str)
-        if "\\u" in text:
-            spoken = self.clean(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text))
-            redacted = self._applied(spoken, self._rules)
-            return self._applied(text, self._rules) if redacted == spoken else redacted
-        return self._applied(text, self._rules)
-
-    def _as_a_whole(self, text: str) -> str:
-        redacted = self._applied(text, self._wide)
-        return redacted if redacted == text or _loads(redacted) != redacted else json.dumps(redacted)
-
-    @staticmethod
-    def _applied(text: str, rules: Redaction) -> str:
-        for pattern, replacement in rules:
-            text = pattern.sub(replacement, text)
-        return text
-
-
-NESTED = "[nested too deeply to be kept]"
-"""What stands for a value nested some hundred levels deep, which Python's JSON cannot walk."""
-
-
-def _loads(raw: Any) -> Any:
-    """The value of JSON text; the text itself when it is not JSON, anything else as it is."""
-    if not isinstance(raw, str):
-        return raw
-    try:
-        return json.loads(raw)
-    except RecursionError:
-        return NESTED
-    except ValueError:
-        return raw
-
-
 def _object(raw: Any) -> dict[str, Any]:
-    value = _loads(raw)
+    value = loads(raw)
     return value if isinstance(value, dict) else {}
 
 
@@ -261,15 +158,6 @@ def _number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _as_said(value: Any) -> Any:
-    """A structure with 1 for 1.0: over HTTP every number is a float."""
-    if isinstance(value, Mapping):
-        return {key: _as_said(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_said(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _whole(value: Any) -> int | None:

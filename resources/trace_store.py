@@ -5,8 +5,6 @@ Add here: a question asked of production traces, or something written on one.
 Not here: which field becomes which column (`trace_rows.py`), labels of people (`labeling_desk.py`).
 """
 
-import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +20,9 @@ from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
-from resources.trace_rows import (
-    NOT_APPLICABLE,
-    OUTCOME,
-    SCORER_VERSION,
-    Redaction,
-    TraceRows,
-    model_of,
-    trace_rows,
-)
+from resources.redaction import Redaction
+from resources.trace_rows import TraceRows, model_of, trace_rows
+from resources.trace_scores import is_error, said_by, score_assessment, scored_pair
 
 PRODUCTION = "trace.status != 'IN_PROGRESS' AND metadata.mlflow.sourceRun IS NULL"
 """MLflow trace filter: finished, and not made by an evaluation."""
@@ -216,12 +208,12 @@ class MlflowTraceStore(TraceStore):
         A value that is not a finite number is written as an error. Raises `Refused` when the trace is gone.
         """
         tracing, pair = self._tracing, (scorer.registered_name, scorer.version)
-        assessment = _assessment(trace_id, scorer, outcome)
+        assessment = score_assessment(trace_id, scorer, outcome)
         with explained(self._platform.tracking_uri):
             known = self._pairs.get(trace_id)
             known = self._mlflow_info(trace_id).assessments if known is None else known
-            for former in [a for a in known if _pair(a) == pair]:
-                if not _is_error(former) or _said(former) == _said(assessment):
+            for former in [a for a in known if scored_pair(a) == pair]:
+                if not is_error(former) or said_by(former) == said_by(assessment):
                     return False
                 tracing.update_assessment(trace_id, former.assessment_id, assessment)
                 assessment.assessment_id = former.assessment_id
@@ -262,51 +254,8 @@ class MlflowTraceStore(TraceStore):
                 self._client.set_trace_tag(trace_id, key, value)
 
 
-def score_id(trace_id: str, scorer: ScorerVersion) -> str:
-    """The id of the one assessment a scorer's version may have on a trace."""
-    key = f"{trace_id}|{scorer.registered_name}|{scorer.version}"
-    return "a-" + hashlib.sha256(key.encode()).hexdigest()[:32]
-
-
-def _assessment(trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> Any:
-    from mlflow.entities import AssessmentError, AssessmentSource, Feedback
-
-    error, value = outcome.error, outcome.value
-    if not error and value is not None and not math.isfinite(value):
-        error = f"the scorer gave {value}, which is not a finite number"
-    metadata = {SCORER_VERSION: scorer.version, "lifecycle.scorer_digest": scorer.digest}
-    # Metadata is merged when an error gives way, so the outcome is always said.
-    metadata[OUTCOME] = "error" if error else NOT_APPLICABLE if value is None else "value"
-    message = error.encode("utf-8", "replace").decode()[:500]
-    assessment = Feedback(
-        name=scorer.registered_name,
-        value=None if error or value is None else float(value),
-        error=AssessmentError("SCORER_ERROR", message) if error else None,
-        source=AssessmentSource(source_type="CODE", source_id=scorer.registered_name),
-        metadata=metadata,
-    )
-    assessment.assessment_id = score_id(trace_id, scorer)
-    return assessment
-
-
-def _pair(assessment: Any) -> tuple[str, str] | None:
-    """`(name, version)` of a valid score of a registered scorer; None for what people or the agent itself said."""
-    version = (assessment.metadata or {}).get(SCORER_VERSION)
-    by_scorer = assessment.feedback and assessment.source.source_type in ("CODE", "LLM_JUDGE")
-    return (assessment.name, version) if by_scorer and version and assessment.valid is not False else None
-
-
-def _is_error(assessment: Any) -> bool:
-    return assessment.feedback.error is not None
-
-
-def _said(assessment: Any) -> tuple[Any, str]:
-    error = assessment.feedback.error
-    return assessment.feedback.value, error.error_message or "" if error else ""
-
-
 def _info(info: Any) -> TraceInfo:
-    pairs = [(_pair(a), _is_error(a)) for a in info.assessments if _pair(a)]
+    pairs = [(scored_pair(a), is_error(a)) for a in info.assessments if scored_pair(a)]
     scored = frozenset(pair for pair, error in pairs if pair and not error)
     return TraceInfo(
         trace_id=info.trace_id,

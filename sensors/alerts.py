@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from lifecycle_assets.jobs import JOBS
 from lifecycle_assets.spec_file import Agent
 from resources.webhook import Webhook, configured
 from sensors.watermark import Watermark
@@ -25,13 +26,14 @@ def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCh
     """What is to be said of a finished run, each message under an id that names the event."""
     messages = []
     selected = {key.path[0] for key in run.asset_selection or ()}
-    if run.status == dg.DagsterRunStatus.FAILURE and (run.job_name.startswith(f"{agent}_") or agent in selected):
+    mine = run.job_name in {f"{agent}_{job}" for job in JOBS} or agent in selected
+    if mine and run.status == dg.DagsterRunStatus.FAILURE:
         messages.append(_message(agent, run, "run_failed", run.run_id, f"run of {run.job_name} failed"))
     for evaluation in evaluations:
         if evaluation.asset_key.path[0] == agent and not evaluation.passed and evaluation.severity.value == "ERROR":
-            check = f"{evaluation.asset_key.to_user_string()}:{evaluation.check_name}"
-            text = f"check {evaluation.check_name} on {evaluation.asset_key.to_user_string()} failed: {evaluation.description or ''}"
-            messages.append(_message(agent, run, "check_failed", f"{run.run_id}:{check}", text[:1000]))
+            asset, check = evaluation.asset_key.to_user_string(), evaluation.check_name
+            text = f"check {check} on {asset} failed: {evaluation.description or ''}"
+            messages.append(_message(agent, run, "check_failed", f"{run.run_id}:{asset}:{check}", text[:1000]))
     return messages
 
 
@@ -54,8 +56,8 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(dg.AssetKey([agent.name, "quality_metrics"])),
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when a run failed or a check failed with ERROR. Sends one message to the webhook. Never twice: "
-        "the cursor moves past a run when its messages are sent, and a message carries the event's id.",
+        description="Fires when a run failed or a check failed with ERROR. Sends one message to the webhook. "
+        "Never twice: the cursor moves past a run when its messages are sent, and a message carries the event's id.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         seen = Watermark.from_json(context.cursor)

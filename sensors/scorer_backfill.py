@@ -101,8 +101,9 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
         job_name=f"{agent.name}_scorer_backfill",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when a scorer is new or its source changed, or when a scored day is short of scores. Asks for "
-        "scorer_backfill by day, newest first, within the declared budget. Never twice: the run key names sources and day.",
+        description="Fires when a scorer is new or its source changed, or when a scored day is short of scores. Asks "
+        "for scorer_backfill by day, newest first, within the declared budget. Never twice: the run key names sources "
+        "and day.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         before = BackfillCursor.from_json(context.cursor)

@@ -7,7 +7,6 @@ Not here: builders (`building.py`).
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def platform(migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+def platform(migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """A local platform of its own; the environment variables name it too, so that child processes use it."""
     home = tmp_path / "home"
     home.mkdir()
@@ -36,4 +35,4 @@ def platform(migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LIFECYCLE_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-    yield Platform.from_env()
+    return Platform.from_env()

@@ -8,7 +8,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ class Demo:
         return take(self.agent, self.runner.instance, self.platform)
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[None]:
+    def stage(self, title: str) -> Generator[None]:
         """Announce a stage, time it, and say what it made."""
         self.console.rule(f"[bold]{title}", align="left", style="dim")
         before, started = self.snapshot(), time.monotonic()
@@ -128,8 +128,8 @@ def show_result(demo: Demo) -> None:
         made = ", ".join(f"{after - was:+d} {key.replace('_', ' ')}" for key, (was, after) in changes.items())
         table.add_row(title.split(":")[0], f"{seconds:.0f}", made or "unchanged")
     demo.console.print(table)
-    demo.console.print(
-        f"Open next:\n"
+    demo.console.print(  # noqa: S608 a query to type, not one that is run
+        "Open next:\n"
         f"  make ui                          the graph, on http://127.0.0.1:3000\n"
         f"  .venv/bin/lifecycle status {demo.agent.name}\n"
         f"  .venv/bin/lifecycle history {demo.agent.name}\n"

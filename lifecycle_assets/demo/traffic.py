@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ def read_visits(file: Path) -> list[Visit]:
 
 
 @contextmanager
-def served(agent: Agent) -> Iterator[str]:
+def served(agent: Agent) -> Generator[str]:
     """`lifecycle serve` on a free loopback port while the block runs; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -117,8 +117,10 @@ def _of_shares(values: Mapping[str, Sequence[float]]) -> list[Number]:
 
 @dataclass(frozen=True)
 class Breach:
-    """How an alert rule stands: `breached` when k of the last n days, the newest included, lie beyond the line;
-    `unknown` when there is no value to judge, which is no pass either.
+    """How an alert rule stands.
+
+    `breached` when k of the last n days, the newest included, lie beyond the line; `unknown` when there is no value
+    to judge, which is no pass either.
     """
 
     breached: bool

@@ -22,6 +22,14 @@ from resources.platform import Platform
 from resources.sql_engine import SqlEngine
 from resources.trace_store import TraceStore
 
+COUNTS_SQL = """
+SELECT 'traces' AS name, count(*) AS n, count(DISTINCT trace_id) AS keys FROM traces WHERE trace_date = ?
+UNION ALL
+SELECT 'spans', count(*), count(DISTINCT (trace_id, span_id)) FROM spans WHERE trace_date = ?
+UNION ALL
+SELECT 'assessments', count(*), count(DISTINCT (trace_id, assessment_id)) FROM assessments WHERE trace_date = ?
+"""
+
 PLOT_DAYS = 30
 """Days of history shown in the picture of `quality_metrics`."""
 
@@ -98,18 +106,8 @@ def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
 
 def count_rows(sql: SqlEngine, prefix: str, day: date) -> tuple[dict[str, int], list[str]]:
     """Rows of a day in each table, and the tables in which a key stands twice."""
-    keys = {"traces": "trace_id", "spans": "(trace_id, span_id)", "assessments": "(trace_id, assessment_id)"}
-    counts, doubled = {}, []
-    for name, key in keys.items():
-        row = sql.query(
-            prefix,
-            f"SELECT count(*) AS n, count(DISTINCT {key}) AS k FROM {name} WHERE trace_date = ?",
-            [day],  # noqa: S608
-        ).dicts()[0]
-        counts[name] = row["n"]
-        if row["n"] != row["k"]:
-            doubled.append(name)
-    return counts, doubled
+    rows = sql.query(prefix, COUNTS_SQL, [day, day, day]).dicts()
+    return {row["name"]: row["n"] for row in rows}, [row["name"] for row in rows if row["n"] != row["keys"]]
 
 
 def quality_metrics(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -130,7 +128,7 @@ def quality_metrics(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
         sql: dg.ResourceParam[SqlEngine],
         registry: dg.ResourceParam[ModelRegistry],
     ) -> dg.MaterializeResult:
-        """The day's numbers by model version: scores with intervals, latency, errors, feedback; the last 30 days as a picture.
+        """The day's numbers by model version: scores with intervals, latency, errors, feedback; 30 days as a picture.
 
         Safe to run again: the day's rows are replaced as a whole, and only when they differ.
         """

@@ -115,8 +115,8 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
         require_evidence(evaluation, version.model_id, agent.spec.eval.gate, now=datetime.now(UTC))
         if version.evidence_digest != evaluation.evidence_digest:
             raise Refused(
-                f"Version {version.version} was registered on evidence {version.evidence_digest}, the evaluation is now "
-                f"{evaluation.evidence_digest}: materialize uc_model_version first."
+                f"Version {version.version} was registered on evidence {version.evidence_digest}, the evaluation is "
+                f"now {evaluation.evidence_digest}: materialize uc_model_version first."
             )
         move = promote(
             version,

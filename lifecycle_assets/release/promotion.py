@@ -129,8 +129,8 @@ def promote(
     seen = registry.aliases(version.name).get(CHAMPION, "")
     if seen != version.version:
         raise Refused(
-            f"{version.name}: champion was set to version {version.version} and now reads '{seen}': somebody else moved "
-            "it at the same time; look at lifecycle history, then run again."
+            f"{version.name}: champion was set to version {version.version} and now reads '{seen}': somebody else "
+            "moved it at the same time; look at lifecycle history, then run again."
         )
     now = datetime.now(UTC)
     archive.append_once(

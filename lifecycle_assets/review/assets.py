@@ -27,6 +27,8 @@ from resources.trace_store import TraceStore
 GROUP = "review"
 SESSIONS_KEPT = 50
 """Labeling sessions, newest first, whose completed items are still synced."""
+EVER = 1000
+"""Materializations of labeling_session that are looked through for a session's record."""
 
 SCORE_SQL = """
 SELECT trace_id, value_number AS value FROM assessments
@@ -73,13 +75,14 @@ def labeling_session(agent: Agent) -> dg.AssetsDefinition:
             prefix = f"{Platform.from_env().environment}_{agent.name}_"
             wanted = choose_traces(sql, agent.spec.table_prefix, agent.spec.labeling, scorer_prefix=prefix)
         tagged = {trace.info.trace_id: trace.info.tags.get(QUEUED_TAG, "") for trace in traces.read(list(wanted))}
-        recorded = {session.session_id for session in sessions_of(context.instance, agent.name)}
+        recorded = {session.session_id for session in sessions_of(context.instance, agent.name, limit=EVER)}
         # A trace tagged with a session no record names was queued by a run that died: that session is resumed.
-        if all(tag in recorded for tag in tagged.values()):
+        left = [tag for tag in tagged.values() if tag and tag not in recorded]
+        if not left and all(tagged.values()):
             context.log.info("no trace qualifies: no session is opened")
             unchanged = before or SessionRecord("", "", [], "", "no trace qualified", now.isoformat(timespec="seconds"))
             return result(unchanged, data_version=unchanged.session_id or "none", metadata={"new": "nothing to review"})
-        session = desk.open(agent, name, [*wanted])
+        session = desk.open(agent, desk.interrupted(agent, left) or name, [*wanted])
         champion = latest(context.instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
         record = SessionRecord(
             session_id=session.session_id,
@@ -166,10 +169,10 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
     return human_labels
 
 
-def sessions_of(instance: dg.DagsterInstance, agent: str) -> list[SessionRecord]:
-    """The agent's labeling sessions, newest first, each once."""
+def sessions_of(instance: dg.DagsterInstance, agent: str, *, limit: int = SESSIONS_KEPT) -> list[SessionRecord]:
+    """The agent's labeling sessions, newest first, each once; those of the last `limit` materializations."""
     key = dg.AssetKey([agent, "labeling_session"])
-    records = recent_records(instance, key, SessionRecord, limit=SESSIONS_KEPT)
+    records = recent_records(instance, key, SessionRecord, limit=limit)
     return list({record.session_id: record for record in records if record.session_id}.values())
 
 

@@ -7,6 +7,7 @@ Not here: talking to MLflow, the formula of agreement (`agreement.py`).
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lifecycle_assets.spec import Labeling, LabelSchema
@@ -94,5 +95,5 @@ def reviewer_pairs(labels: Sequence[Label], labeling: Labeling) -> list[tuple[bo
     pairs = []
     for _, by_reviewer in sorted(answers.items()):
         given = [by_reviewer[name] for name in sorted(by_reviewer)]
-        pairs += list(zip(given, given[1:], strict=False))
+        pairs += list(pairwise(given))
     return pairs

@@ -23,10 +23,12 @@ from lifecycle_assets.refused import Refused
 from resources.archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
+from resources.redaction import NESTED
 from resources.sql_engine import DuckDbEngine
 from resources.tables import TABLES
-from resources.trace_rows import NESTED, trace_rows
-from resources.trace_store import MlflowTraceStore, score_id
+from resources.trace_rows import trace_rows
+from resources.trace_scores import score_id
+from resources.trace_store import MlflowTraceStore
 
 EXPERIMENT = "/agents/tiny"
 PREFIX = "main.agents.tiny_"
@@ -472,10 +474,11 @@ def server(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         while True:
             try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)  # noqa: S310 our own server
+                urllib.request.urlopen(f"{uri}/health", timeout=1)
                 break
             except OSError:
-                assert process.poll() is None and time.monotonic() < until, (home / "server.log").read_text()[-2000:]
+                assert process.poll() is None, (home / "server.log").read_text()[-2000:]
+                assert time.monotonic() < until, (home / "server.log").read_text()[-2000:]
                 time.sleep(0.2)
         yield sqlite, Platform.from_env({"LIFECYCLE_HOME": str(home), "MLFLOW_TRACKING_URI": uri})
     finally:
