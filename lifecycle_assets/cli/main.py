@@ -46,11 +46,19 @@ class Lifecycle(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([*COMMANDS.items()])
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run and exit. Known faults are one line on standard error; anything else keeps its trace."""
         given = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(given, prog_name or "lifecycle", **{**extra, "standalone_mode": False})
+            code = super().main(given, prog_name or "lifecycle", complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 import tomllib
 import urllib.error
 import urllib.request
@@ -96,12 +97,10 @@ def home(platform: Platform) -> Finding:
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("home", "fail", f"{platform.home}: {folder} cannot be written", remedy)
     try:
-        with open(os.open(folder, os.O_TMPFILE | os.O_WRONLY), "wb") as probe:
+        with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x" * 65536)
-    except (AttributeError, OSError) as error:
-        reason = explain(error, str(folder))  # Systems without nameless files are not faults.
-        if reason:
-            return Finding("home", "fail", reason, remedy)
+    except OSError as error:
+        return Finding("home", "fail", f"{platform.home}: {folder} cannot be written ({error.strerror})", remedy)
     return Finding("home", "ok", f"{platform.home} {'can be written' if folder == platform.home else 'can be made'}")
 
 

@@ -7,6 +7,7 @@ Not here: changing anything; where stages stand (`status.py`).
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import click
@@ -28,8 +29,9 @@ UNCHANGED = "unchanged"
 
 @dataclass(frozen=True)
 class Difference:
-    """One declared thing: how it differs (`new`, `changed`, `stopped`, `drift`, `missing`, `unchanged`), in words what
-    would happen, and the job that does it (empty when nothing would).
+    """One declared thing, what would happen in words, and the job that does it (empty when nothing would).
+
+    `change` is `new`, `changed`, `stopped`, `drift`, `missing` or `unchanged`.
     """
 
     what: str
@@ -46,7 +48,7 @@ def agent_plan(agent: Agent, sources: Sources) -> dict[str, dict[str, Any]]:
         changes = any(one.change != UNCHANGED for one in found)
         return {"differences": [asdict(one) for one in found], **({"state": "differs"} if changes else {})}
 
-    return {thing: guarded(shown_uri(sources.platform), lambda: facts(read)) for thing, read in THINGS.items()}
+    return {thing: guarded(shown_uri(sources.platform), partial(facts, read)) for thing, read in THINGS.items()}
 
 
 def _model(agent: Agent, sources: Sources) -> list[Difference]:
@@ -65,7 +67,10 @@ def model_difference(name: str, source: SourceRecord, model: ModelRecord | None 
     if model is None:
         return Difference("logged_model", "new", f"No model was logged; the source {source.digest} would be.", job)
     if model.source_digest != source.digest:
-        text = f"The source is {source.digest}, {model.model_id} was logged from {model.source_digest}: a new model would be logged."
+        text = (
+            f"The source is {source.digest}, {model.model_id} was logged from {model.source_digest}: "
+            "a new model would be logged."
+        )
         return Difference("logged_model", "changed", text, job)
     return Difference("logged_model", UNCHANGED, f"{model.model_id} is of this source.")
 

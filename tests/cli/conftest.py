@@ -29,7 +29,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.labeling_desk import MlflowLabelingDesk
 from resources.mlflow_store import open_mlflow
 from resources.platform import Platform
-from tests.building import make_agent
+from tests.building import ATTRIBUTES, make_agent
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\x1b[2J[bold red]boom[/bold red] \u202edesrever"
@@ -72,8 +72,6 @@ def built(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("LIFECYCLE_DEFS", str(folder / "defs"))
         patch.setenv("DAGSTER_HOME", str(home / "dagster"))
         labeling = {"reviewers": ["ann"]}
-        from tests.building import ATTRIBUTES
-
         agent = make_agent(folder / "defs", attributes={"labeling": {**ATTRIBUTES["labeling"], **labeling}})
         platform = Platform.from_env()
         prepare_home(platform)
@@ -119,8 +117,8 @@ def _serve_and_ask() -> tuple[dict[str, Any], int, list[dict[str, Any]], list[st
     """Serve the champion, ask it, end it as a process manager does; returns what is left of it too."""
     command = [sys.executable, "-m", "lifecycle_assets.cli.main", "serve", "tiny", "--port", "0", "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = json.loads(process.stdout.readline())
         answers = []
         for question in ("one", HOSTILE, "three", "please explode"):
@@ -133,6 +131,7 @@ def _serve_and_ask() -> tuple[dict[str, Any], int, list[dict[str, Any]], list[st
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=60)
+        process.stdout.close()
     return line, code, answers, _processes_naming(line["url"].rpartition(":")[2])
 
 
@@ -166,7 +165,7 @@ def _named(found: Built, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which nothing has happened, with two small agents declared beside it."""
     _clear(monkeypatch)
     monkeypatch.setenv("DAGSTER_HOME", "")
@@ -174,7 +173,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LIFECYCLE_DEFS", str(tmp_path / "defs"))
     make_agent(tmp_path / "defs")
     make_agent(tmp_path / "defs", "other")
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

@@ -73,10 +73,18 @@ def test_status_names_every_stage(state: Built, run: Run) -> None:
     found = stages(run)
     assert {name: stage["state"] for name, stage in found.items()} == dict.fromkeys(found, "ok")
     model = state.serve_line["model_id"]
-    assert {found[name]["model_id"] for name in ("logged_model", "eval_results", "uc_model_version", "deployment")} == {model}
-    assert (found["eval_results"]["verdict"], found["eval_results"]["dataset_digest"]) == ("passed", found["eval_dataset"]["digest"])
+    assert {found[name]["model_id"] for name in ("logged_model", "eval_results", "uc_model_version", "deployment")} == {
+        model
+    }
+    assert (found["eval_results"]["verdict"], found["eval_results"]["dataset_digest"]) == (
+        "passed",
+        found["eval_dataset"]["digest"],
+    )
     assert (found["champion_alias"]["champion"], found["champion_alias"]["ledger"]) == ("1", "1")
-    assert {s["name"]: s["sample_rate"] for s in found["registered_scorers"]["scorers"]} == {"shouted": 1.0, "length": 0.5}
+    assert {s["name"]: s["sample_rate"] for s in found["registered_scorers"]["scorers"]} == {
+        "shouted": 1.0,
+        "length": 0.5,
+    }
     assert found["archived_traces"]["rows"]["traces"] == 4
     assert found["archived_traces"]["behind_seconds"] == 0
     assert found["archived_traces"]["newest_trace_model_id"] == model
@@ -130,7 +138,13 @@ def test_a_locked_store_is_never_shown_as_empty(copied: Built, run: Run) -> None
 def test_history_tells_the_evidence(state: Built, run: Run) -> None:
     (move,) = told(run, "history", "tiny")["moves"]
     found = stages(run)
-    assert (move["alias"], move["from"], move["to"], move["decision"], move["who"]) == ("champion", "", "1", "passed", "dagster")
+    assert (move["alias"], move["from"], move["to"], move["decision"], move["who"]) == (
+        "champion",
+        "",
+        "1",
+        "passed",
+        "dagster",
+    )
     assert move["evidence"]["run_id"] == found["eval_results"]["run_id"]
     assert move["evidence"]["dataset_digest"] == found["eval_dataset"]["digest"]
     assert move["evidence"]["metrics"]["shouted/mean"] == 1.0
@@ -138,7 +152,9 @@ def test_history_tells_the_evidence(state: Built, run: Run) -> None:
 
 
 def test_query_answers_in_json_and_from_standard_input(state: Built, run: Run) -> None:
-    rows = told(run, "query", "tiny", "SELECT trace_id, trace_date, request_time, 'nan'::DOUBLE AS odd, 1 AS odd FROM traces")
+    rows = told(
+        run, "query", "tiny", "SELECT trace_id, trace_date, request_time, 'nan'::DOUBLE AS odd, 1 AS odd FROM traces"
+    )
     assert {row["trace_id"] for row in rows} == set(state.trace_ids)
     assert rows[0]["request_time"].endswith("+00:00")
     assert (rows[0]["odd"], rows[0]["odd_2"]) == (None, 1)
@@ -147,14 +163,18 @@ def test_query_answers_in_json_and_from_standard_input(state: Built, run: Run) -
     assert "first 1 rows" in said.stderr
 
 
-@pytest.mark.parametrize("sql", ["DROP TABLE traces", "SELECT * FROM '/etc/passwd'", "SELEC 1", "SELECT 1; SELECT 2", "FROM nothing"])
+@pytest.mark.parametrize(
+    "sql", ["DROP TABLE traces", "SELECT * FROM '/etc/passwd'", "SELEC 1", "SELECT 1; SELECT 2", "FROM nothing"]
+)
 def test_refused_sql_is_misuse_in_one_line(state: Built, run: Run, sql: str) -> None:
     result = run("query", "tiny", sql)
     assert (result.exit_code, result.stderr.count("\n"), result.stdout) == (2, 1, "")
 
 
 def test_hostile_text_is_shown_and_not_obeyed(state: Built, run: Run) -> None:
-    shown = run("query", "tiny", "SELECT session_id, value_text, rationale FROM traces JOIN assessments USING (trace_id)").stdout
+    shown = run(
+        "query", "tiny", "SELECT session_id, value_text, rationale FROM traces JOIN assessments USING (trace_id)"
+    ).stdout
     shown += run("lineage", state.trace_ids[0]).stdout + run("status").stdout
     assert "[bold red]boom[/bold red]" in shown
     assert not {"\x1b", "\u202e"} & set(shown)
@@ -241,7 +261,11 @@ def test_plan_tells_code_from_rate_and_new_from_stopped(copied: Built, run: Run)
     dataset.write_text("\n".join(dataset.read_text().splitlines()[1:]) + "\n")
     things = told(run, "plan", "tiny")["things"]
     scorers = {one["what"]: one for one in things["scorers"]["differences"]}
-    assert {name: one["change"] for name, one in scorers.items()} == {"shouted": "changed", "fresh": "new", "length": "stopped"}
+    assert {name: one["change"] for name, one in scorers.items()} == {
+        "shouted": "changed",
+        "fresh": "new",
+        "length": "stopped",
+    }
     assert "rate would go from 1 to 0.25, the version stays" in scorers["shouted"]["text"]
     assert "code" not in scorers["shouted"]["text"]
     assert things["logged_model"]["differences"][0]["job"] == "tiny_release"
@@ -255,7 +279,13 @@ def test_plan_tells_code_from_rate_and_new_from_stopped(copied: Built, run: Run)
 
 def test_commands_work_as_a_program(state: Built) -> None:
     command = [sys.executable, "-m", "lifecycle_assets.cli.main"]
-    for arguments, word in ((["status", "tiny"], "champion 1"), (["history", "tiny"], "passed"), (["doctor"], "0 fail")):
-        done = subprocess.run([*command, *arguments], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True)
+    for arguments, word in (
+        (["status", "tiny"], "champion 1"),
+        (["history", "tiny"], "passed"),
+        (["doctor"], "0 fail"),
+    ):
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True
+        )
         assert word in done.stdout, done.stderr
         assert "\x1b" not in done.stdout

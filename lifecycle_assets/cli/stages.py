@@ -1,0 +1,256 @@
+"""Where each stage of an agent stands, as facts.
+
+Lives here: one function a stage, each reading its facts from where they are kept.
+Add here: a stage, or a fact of one.
+Not here: printing (`status.py`), what should change (`plan.py`).
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from lifecycle_assets.cli.output import iso
+from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
+from lifecycle_assets.component import agent_definitions
+from lifecycle_assets.promotion import CHAMPION, PREVIOUS, last_move
+from lifecycle_assets.records import (
+    ChampionRecord,
+    DatasetRecord,
+    EvalRecord,
+    ModelRecord,
+    ScoresRecord,
+    SessionRecord,
+)
+from lifecycle_assets.source import observe_source
+from lifecycle_assets.spec_file import Agent
+
+SESSIONS = 5
+"""Labeling sessions shown, newest first."""
+
+DAYS = 60
+"""Materializations of `trace_scores` among which the newest day is looked for."""
+
+Facts = dict[str, Any]
+
+
+def agent_status(agent: Agent, sources: Sources) -> Facts:
+    """Every stage by name, in the order of the lifecycle."""
+    where = shown_uri(sources.platform)
+    return {name: guarded(where, partial(read, agent, sources)) for name, read in STAGES.items()}
+
+
+def _source(agent: Agent, sources: Sources) -> Facts:
+    source = observe_source(agent)
+    return {"digest": source.digest, "git_commit": source.git_commit}
+
+
+def _dataset(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.latest(agent, "eval_dataset", DatasetRecord)
+    return (
+        None
+        if found is None
+        else {
+            "at": found.at,
+            "name": found.record.name,
+            "digest": found.record.digest,
+            "rows": found.record.rows,
+        }
+    )
+
+
+def _model(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.latest(agent, "logged_model", ModelRecord)
+    if found is None:
+        return None
+    model, now = found.record, observe_source(agent).digest
+    behind = (
+        ""
+        if model.source_digest == now
+        else f"the source is now {now}, the model was logged from {model.source_digest}"
+    )
+    return {
+        "at": found.at,
+        "model_id": model.model_id,
+        "run_id": model.run_id,
+        "source_digest": model.source_digest,
+        **_differs(behind),
+    }
+
+
+def _evaluation(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.latest(agent, "eval_results", EvalRecord)
+    if found is None:
+        return None
+    record = found.record
+    return {
+        "at": record.at or found.at,
+        "run_id": record.run_id,
+        "model_id": record.model_id,
+        "verdict": record.verdict,
+        "reasons": record.reasons,
+        "rows": record.rows,
+        "errors": record.errors,
+        "dataset_digest": record.dataset_digest,
+        "metrics": record.metrics,
+    }
+
+
+def _version(agent: Agent, sources: Sources) -> Facts | None:
+    versions = sources.registry.versions(agent.spec.model_name) if sources.has_store else []
+    if not versions:
+        return None
+    newest = versions[-1]
+    return {
+        "at": iso(newest.created_ms / 1000),
+        "version": newest.version,
+        "model_id": newest.model_id,
+        "verdict": newest.tags.get("lifecycle.verdict", ""),
+        "versions": len(versions),
+    }
+
+
+def _champion(agent: Agent, sources: Sources) -> Facts | None:
+    aliases = sources.registry.aliases(agent.spec.model_name) if sources.has_store else {}
+    recorded = sources.latest(agent, "champion_alias", ChampionRecord)
+    move = last_move(sources.sql, agent.spec.table_prefix)
+    if not aliases and recorded is None and move is None:
+        return None
+    live, ledger = aliases.get(CHAMPION, ""), move["to_version"] if move else ""
+    known = {"the last record": recorded.record.version if recorded else "", "the ledger": ledger}
+    others = [
+        f"{where} says {'version ' + said if said else 'nobody'}" for where, said in known.items() if said != live
+    ]
+    differs = f"champion is {'version ' + live if live else 'nobody'}, {', '.join(others)}" if others else ""
+    return {
+        "at": iso(move["at"]) if move else "",
+        "champion": live,
+        "previous": aliases.get(PREVIOUS, ""),
+        "recorded": known["the last record"],
+        "ledger": ledger,
+        **_differs(differs),
+    }
+
+
+def _deployment(agent: Agent, sources: Sources) -> Facts | None:
+    handed = sources.deployer.current(agent)
+    if handed is None:
+        return None
+    live = sources.registry.aliases(agent.spec.model_name).get(CHAMPION, "") if sources.has_store else ""
+    differs = (
+        "" if live == handed.version else f"handed over is version {handed.version}, champion is {live or 'nobody'}"
+    )
+    return {
+        "at": handed.handed_at,
+        "target": handed.target,
+        "version": handed.version,
+        "model_id": handed.model_id,
+        **_differs(differs),
+    }
+
+
+def _scorers(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.scorers.registered(agent) if sources.experiment(agent) else []
+    rows = [
+        {"name": s.name, "registered_name": s.registered_name, "version": s.version, "sample_rate": s.sample_rate}
+        for s in found
+    ]
+    return {"scorers": rows} if rows else None
+
+
+def _archive(agent: Agent, sources: Sources) -> Facts | None:
+    counts = sources.sql.tables(agent.spec.table_prefix)
+    newest = sources.traces.newest(agent.spec.experiment) if sources.experiment(agent) else None
+    if not any(counts[table] for table in ("traces", "spans", "assessments")) and newest is None:
+        return None
+    last = sources.rows(agent, "SELECT max(request_time) AS newest FROM traces")[0]["newest"]
+    produced = datetime.fromtimestamp(newest.request_ms / 1000, UTC) if newest else None
+    behind = (produced - last).total_seconds() if produced and last else None
+    return {
+        "at": iso(last),
+        "rows": counts,
+        "newest_archived": iso(last),
+        "newest_production": iso(produced),
+        "behind_seconds": None if behind is None else max(0.0, round(behind, 3)),
+        "lag_seconds": round((datetime.now(UTC) - last).total_seconds(), 1) if last else None,
+        "newest_trace": newest.trace_id if newest else "",
+        "newest_trace_model_id": newest.model_id if newest else "",
+    }
+
+
+def _coverage(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.records(agent, "trace_scores", ScoresRecord, limit=DAYS)
+    if not found:
+        return None
+    # Newest first, so that `max` keeps the newest materialization of the newest day.
+    last = max(found, key=lambda one: one.record.day)
+    return {"at": last.at, "day": last.record.day, "traces": last.record.traces, "coverage": last.record.coverage}
+
+
+def _sessions(agent: Agent, sources: Sources) -> Facts | None:
+    by_id: dict[str, SessionRecord] = {}
+    for one in sources.records(agent, "labeling_session", SessionRecord, limit=DAYS):
+        if one.record.session_id:
+            by_id.setdefault(one.record.session_id, one.record)
+    rows = []
+    for session in [*by_id.values()][:SESSIONS]:
+        items = sources.desk.items(session.session_id) if sources.has_store else []
+        done = sum(1 for item in items if item.status == "complete")
+        rows.append(
+            {
+                "session_id": session.session_id,
+                "name": session.name,
+                "opened_at": session.opened_at,
+                "items": len(items),
+                "completed": done,
+                "reason": session.reason,
+            }
+        )
+    return {"sessions": rows} if rows else None
+
+
+def _checks(agent: Agent, sources: Sources) -> Facts | None:
+    """Checks whose newest evaluation failed."""
+    if sources.instance is None:
+        return None
+    keys = sorted(agent_definitions(agent).resolve_asset_graph().asset_check_keys)
+    failed, seen = [], 0
+    for key in keys:
+        record = sources.instance.get_latest_asset_check_evaluation_record(key)
+        said = record.evaluation if record else None
+        if record is None or said is None:
+            continue
+        seen += 1
+        if not said.passed:
+            failed.append(
+                {
+                    "at": iso(record.create_timestamp),
+                    "asset": key.asset_key.to_user_string(),
+                    "check": key.name,
+                    "severity": said.severity.value,
+                    "blocking": bool(said.blocking),
+                    "why": said.description or "",
+                }
+            )
+    return {"evaluated": seen, "failed": failed} if seen else None
+
+
+STAGES: dict[str, Callable[[Agent, Sources], Facts | None]] = {
+    "agent_source": _source,
+    "eval_dataset": _dataset,
+    "logged_model": _model,
+    "eval_results": _evaluation,
+    "uc_model_version": _version,
+    "champion_alias": _champion,
+    "deployment": _deployment,
+    "registered_scorers": _scorers,
+    "trace_scores": _coverage,
+    "archived_traces": _archive,
+    "labeling_session": _sessions,
+    "checks": _checks,
+}
+"""Stage to its reader, in the order of the lifecycle."""
+
+
+def _differs(sentence: str) -> Facts:
+    return {"state": "differs", "why": sentence} if sentence else {}
