@@ -76,7 +76,10 @@ def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Today's partition every hour, yesterday's until it has settled, late days once a day.",
     )
-    def monitor_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    def monitor_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        if context.instance.get_latest_materialization_event(dg.AssetKey([agent.name, "champion_alias"])) is None:
+            yield dg.SkipReason(f"Nobody is champion yet: run {agent.name}_release first.")
+            return
         now = context.scheduled_execution_time
         for day in days_due(now, late_days, settle):
             yield dg.RunRequest(run_key=f"monitor:{day}:{now:%Y-%m-%dT%H}", partition_key=day)

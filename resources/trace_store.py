@@ -28,6 +28,7 @@ PRODUCTION = "trace.status != 'IN_PROGRESS' AND metadata.mlflow.sourceRun IS NUL
 """MLflow trace filter: finished, and not made by an evaluation."""
 
 _DAY_MS = 86_400_000
+_SPANS_AT, _IN_STORE = "mlflow.trace.spansLocation", ("TRACKING_STORE", "ARCHIVE_REPO")
 _SEARCH_PAGE = 500  # The most a server gives at once.
 _READ_PAGE = 100  # With spans and their payloads in memory.
 _REMEMBERED = 1_000  # Traces whose assessments are kept between reading them and scoring them.
@@ -95,6 +96,7 @@ class MlflowTraceStore(TraceStore):
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
+        self._elsewhere: set[str] = set()  # Traces listed that keep their spans outside of the store.
         self._pairs: dict[str, list[Any]] = {}  # Trace id to assessments, of the traces read last.
 
     @cached_property
@@ -123,6 +125,7 @@ class MlflowTraceStore(TraceStore):
                 last = page[-1].info.request_time
                 # A full page of one instant: only an offset leads past it.
                 since, token = (last, None) if last > since else (since, page.token)
+        self._elsewhere.update(info.trace_id for info in found.values() if info.tags.get(_SPANS_AT) not in _IN_STORE)
         infos = [_info(info) for info in found.values()]
         return [info for info in infos if info.ended_ms < settled_before_ms]
 
@@ -154,24 +157,36 @@ class MlflowTraceStore(TraceStore):
     def read(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         """See `TraceStore.read`. Spans are fetched page by page, so memory holds one page of payloads.
 
-        The store is asked, not the client above it, which reads every trace twice and ten at a time: 4 times as fast.
+        The store is asked where it can be, not the client above it, which reads every trace twice and ten at a
+        time: 4 times as fast.
         """
         for start in range(0, len(trace_ids), _READ_PAGE):
             page = trace_ids[start : start + _READ_PAGE]
             with explained(self._platform.tracking_uri):
-                found = {trace.info.trace_id: trace for trace in self._tracing.store.batch_get_traces(list(page))}
-                traces = [found.get(trace_id) or self._read_elsewhere(trace_id) for trace_id in page]
+                found = {trace.info.trace_id: trace for trace in self._read_page(page)}
+                traces = [found.get(trace_id) or self._read_without_spans(trace_id) for trace_id in page]
             for trace in traces:
                 self._remember(trace.info.trace_id, trace.info.assessments)
                 yield trace
 
-    def _read_elsewhere(self, trace_id: str) -> Any:
-        """A trace whose spans are not in the store: in artifacts, or nowhere, as left by a process that died."""
+    def _read_page(self, trace_ids: Sequence[str]) -> list[Any]:
+        """What has spans; one trace that keeps them elsewhere makes the store fail for all it is asked for."""
+        tracing = self._tracing
+        from mlflow.exceptions import MlflowException
+
+        elsewhere = [trace_id for trace_id in trace_ids if trace_id in self._elsewhere]
+        here = [trace_id for trace_id in trace_ids if trace_id not in self._elsewhere]
+        try:
+            found = tracing.store.batch_get_traces(here) if here else []
+        except MlflowException:
+            return tracing.batch_get_traces(list(trace_ids))
+        return [*found, *tracing.batch_get_traces(elsewhere)]
+
+    def _read_without_spans(self, trace_id: str) -> Any:
+        """A trace of which MLflow has no spans, as left by a process that died."""
         info = self._mlflow_info(trace_id)
         from mlflow.entities import Trace, TraceData
 
-        if info.tags.get("mlflow.trace.spansLocation") and (there := self._tracing.batch_get_traces([trace_id])):
-            return there[0]
         return Trace(info, TraceData(spans=[]))
 
     def _mlflow_info(self, trace_id: str) -> Any:

@@ -62,8 +62,8 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(dg.AssetKey([agent.name, "deployment"])),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when the champion, a version or a scorer was changed outside Dagster. Records an observation "
-        "on the asset and sends an alert. Never twice: the cursor holds the drift already reported.",
+        description="Fires when the champion, a version or a scorer was changed outside Dagster. Records an "
+        "observation on the asset and sends an alert. Never twice: the cursor holds the drift already reported.",
     )
     def sensor(
         context: dg.SensorEvaluationContext,

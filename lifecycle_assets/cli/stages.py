@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.output import iso
 from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
 from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.promotion import CHAMPION, PREVIOUS, last_move
 from lifecycle_assets.records import (
     ChampionRecord,
     DatasetRecord,
@@ -22,7 +22,7 @@ from lifecycle_assets.records import (
     ScoresRecord,
     SessionRecord,
 )
-from lifecycle_assets.source import observe_source
+from lifecycle_assets.release.promotion import CHAMPION, PREVIOUS, last_move
 from lifecycle_assets.spec_file import Agent
 
 SESSIONS = 5

@@ -37,6 +37,16 @@ AGENT = "docs_agent"
 REVIEWED = 5
 """Items the demo's reviewer completes; the rest stays open for you."""
 
+NEXT = (
+    ("make ui", "the graph, on http://127.0.0.1:3000"),
+    (".venv/bin/lifecycle status {}", "where each stage stands"),
+    (".venv/bin/lifecycle history {}", "every move of the champion, and why"),
+    (".venv/bin/lifecycle lineage champion --agent {}", "from the source to the traces"),
+    (".venv/bin/lifecycle query {} 'FROM quality_by_version'", "the numbers, in SQL"),
+    (".venv/bin/lifecycle serve {}", "ask the champion yourself"),
+)
+"""What to open after the demo."""
+
 
 @dataclass
 class Demo:
@@ -128,16 +138,9 @@ def show_result(demo: Demo) -> None:
         made = ", ".join(f"{after - was:+d} {key.replace('_', ' ')}" for key, (was, after) in changes.items())
         table.add_row(title.split(":")[0], f"{seconds:.0f}", made or "unchanged")
     demo.console.print(table)
-    demo.console.print(  # noqa: S608 a query to type, not one that is run
-        "Open next:\n"
-        f"  make ui                          the graph, on http://127.0.0.1:3000\n"
-        f"  .venv/bin/lifecycle status {demo.agent.name}\n"
-        f"  .venv/bin/lifecycle history {demo.agent.name}\n"
-        f"  .venv/bin/lifecycle query {demo.agent.name} 'SELECT * FROM quality_by_version'\n"
-        f"  .venv/bin/lifecycle serve {demo.agent.name}",
-        markup=False,
-        highlight=False,
-    )
+    for command, meaning in NEXT:
+        demo.console.print(f"  {command.format(demo.agent.name)}", markup=False, highlight=False, end="")
+        demo.console.print(f"  # {meaning}", style="dim", markup=False, highlight=False)
 
 
 def start_over(platform: Platform, say: Callable[[str], None]) -> None:

@@ -548,3 +548,34 @@ def test_a_server_that_is_not_there_is_explained(platform: Platform) -> None:
 
     with pytest.raises(Refused, match="does not answer"):
         MlflowTraceStore(away).newest(EXPERIMENT)
+
+
+def test_a_trace_ingested_by_otlp_has_rows_like_any_other(server: tuple[Platform, Platform]) -> None:
+    """It comes without a name and a model id; the model is known by a tag when the sender set one."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    sqlite, http = server
+    request = ExportTraceServiceRequest()
+    at = (MIDNIGHT_MS - DAY_MS) * 10**6
+    span = request.resource_spans.add().scope_spans.add().spans.add(
+        trace_id=b"\x07" * 16, span_id=b"\x08" * 8, name="ask", start_time_unix_nano=at, end_time_unix_nano=at + 10**9
+    )
+    for key, value in {"session.id": "s-9", "mlflow.traceTag.mlflow.modelId": "m-9", "plain": "not json"}.items():
+        span.attributes.add(key=key).value.string_value = value
+    sent = urllib.request.Request(  # noqa: S310 our own server
+        f"{http.tracking_uri}/v1/traces",
+        data=request.SerializeToString(),
+        headers={
+            "Content-Type": "application/x-protobuf",
+            "x-mlflow-experiment-id": experiment_id(sqlite, EXPERIMENT),
+        },
+    )
+    urllib.request.urlopen(sent, timeout=10)  # noqa: S310 our own server
+
+    for platform in (sqlite, http):
+        store = MlflowTraceStore(platform)
+        (info,) = store.infos(EXPERIMENT, date(2026, 11, 19), settled_before_ms=FOREVER)
+        rows = store.rows(next(store.read([info.trace_id])))
+        assert (info.model_id, info.session_id, info.ended_ms - info.request_ms) == ("m-9", "s-9", 1000)
+        assert (rows.trace["state"], rows.trace["request"], rows.spans[0]["span_id"]) == (info.state, None, "08" * 8)
+        assert json.loads(rows.spans[0]["attributes"])["plain"] == "not json"
