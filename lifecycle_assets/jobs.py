@@ -51,6 +51,13 @@ def agent_jobs(agent: Agent) -> list[Any]:
     ]
 
 
+def is_run_of(agent: str, run: dg.DagsterRun) -> bool:
+    """Whether a run is of one of the agent's jobs, or materializes its assets."""
+    return run.job_name in {f"{agent}_{job}" for job in JOBS} or any(
+        key.path[0] == agent for key in run.asset_selection or ()
+    )
+
+
 def _selection(agent: Agent, names: Sequence[str]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*(dg.AssetKey([agent.name, name]) for name in names))
 

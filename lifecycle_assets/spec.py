@@ -56,14 +56,11 @@ class AgentCode(Strict):
     )
 
 
-class Threshold(Strict):
-    """A line the evaluation has to reach. Exactly one of `at_least` and `at_most`: the direction is declared."""
+class Line(Strict):
+    """A line a number is held against. Exactly one of `at_least` and `at_most`: the direction is declared."""
 
-    metric: str = Field(description=f"<scorer>/<aggregation>, aggregation one of {', '.join(AGGREGATIONS)}.")
-    at_least: float | None = Field(default=None, description="Lowest value that passes.")
-    at_most: float | None = Field(default=None, description="Highest value that passes; for latency and cost.")
-    min_rows: int = Field(default=1, ge=1, description="Rows the scorer must have given a value for.")
-    max_error_rate: float = Field(default=0.0, ge=0, le=1, description="Share of rows that may have failed, 0..1.")
+    at_least: float | None = Field(default=None, description="Lowest value that is well.")
+    at_most: float | None = Field(default=None, description="Highest value that is well; for latency and cost.")
 
     @model_validator(mode="after")
     def _one_direction(self) -> Self:
@@ -75,6 +72,14 @@ class Threshold(Strict):
     def higher_is_better(self) -> bool:
         """Whether a larger value is an improvement."""
         return self.at_least is not None
+
+
+class Threshold(Line):
+    """A line the evaluation has to reach."""
+
+    metric: str = Field(description=f"<scorer>/<aggregation>, aggregation one of {', '.join(AGGREGATIONS)}.")
+    min_rows: int = Field(default=1, ge=1, description="Rows the scorer must have given a value for.")
+    max_error_rate: float = Field(default=0.0, ge=0, le=1, description="Share of rows that may have failed, 0..1.")
 
 
 class Incumbent(Strict):
@@ -218,20 +223,16 @@ class Deployment(Strict):
     port: int = Field(default=5001, ge=1, le=65535, description="Port of lifecycle serve, on the loopback interface.")
 
 
-class AlertRule(Strict):
+class AlertRule(Line):
     """A number to watch by day: breached when `k` of the last `n` days lie beyond the line, the last one included."""
 
     name: Name = Field(description="Name of the asset check on quality_metrics.")
     metric: str = Field(description="Metric in quality_metrics, such as grounded/mean, latency/p95, error_rate.")
-    at_least: float | None = Field(default=None, description="Lowest value that is well.")
-    at_most: float | None = Field(default=None, description="Highest value that is well.")
     k: int = Field(default=1, ge=1, description="Days that must breach.")
     n: int = Field(default=1, ge=1, le=90, description="Days looked at.")
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give exactly one of at_least and at_most")
         if self.k > self.n:
             raise ValueError("k must not exceed n")
         return self

@@ -11,13 +11,20 @@ from typing import Any
 
 import dagster as dg
 
-from lifecycle_assets.jobs import JOBS
+from lifecycle_assets.jobs import is_run_of
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.webhook import Webhook, configured
 from sensors.watermark import Watermark
 
 RUNS_A_TICK = 50
-"""Finished runs one tick looks at; the rest waits for the next tick."""
+"""Finished runs one tick tells of; the rest waits for the next tick."""
+
+RUNS_READ = 1000
+"""Finished runs one tick reads."""
+
+LOOKBACK = timedelta(minutes=2)
+"""How much later than another a run that ended earlier may appear in Dagster's storage."""
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
@@ -25,9 +32,7 @@ FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, Any]]:
     """What is to be said of a finished run, each message under an id that names the event."""
     messages = []
-    selected = {key.path[0] for key in run.asset_selection or ()}
-    mine = run.job_name in {f"{agent}_{job}" for job in JOBS} or agent in selected
-    if mine and run.status == dg.DagsterRunStatus.FAILURE:
+    if is_run_of(agent, run) and run.status == dg.DagsterRunStatus.FAILURE:
         messages.append(_message(agent, run, "run_failed", run.run_id, f"run of {run.job_name} failed"))
     for evaluation in evaluations:
         if evaluation.asset_key.path[0] == agent and not evaluation.passed and evaluation.severity.value == "ERROR":
@@ -64,37 +69,53 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         if not seen.at:
             start = Watermark(datetime.now(UTC).isoformat())
             return dg.SensorResult(skip_reason="Watching from now on.", cursor=start.to_json())
-        sent = []
-        for record in finished_runs(context.instance, seen):
-            at = record.update_timestamp.replace(tzinfo=UTC).isoformat()
-            sent += messages_of(agent.name, record.dagster_run, _evaluations(context.instance, record))
-            seen = seen.advance(at, record.dagster_run.run_id)
-        return _deliver(agent, sent, seen)
+        told, messages, fault = _told_of(agent, context.instance, seen)
+        if fault and not told:
+            raise fault
+        # What was delivered is not sent again; the rest is, at the next tick.
+        after = seen.advance(told, LOOKBACK).to_json()
+        if not configured(agent.spec.alerts.webhook_env):
+            reason = f"{messages} to tell; set {agent.spec.alerts.webhook_env} to be told."
+        else:
+            reason = f"{messages} messages sent. {fault or ''}".strip()
+        return dg.SensorResult(skip_reason=reason, cursor=after)
 
     return sensor
 
 
-def finished_runs(instance: dg.DagsterInstance, seen: Watermark) -> list[dg.RunRecord]:
-    """Runs that finished after the watermark, oldest first, `RUNS_A_TICK` at most."""
+def _told_of(agent: Agent, instance: dg.DagsterInstance, seen: Watermark) -> tuple[dict[str, str], int, Refused | None]:
+    """Send the messages of every new run; returns runs told of and when they ended, messages, and what stopped it."""
+    finished = finished_runs(instance, seen)
+    told = {run_id: at for at, run_id, _ in finished if run_id in seen.ids}
+    known, messages = len(told), 0
+    for at, run_id, run in [one for one in finished if one[1] not in seen.ids][:RUNS_A_TICK]:
+        said = messages_of(agent.name, run, _evaluations(instance, run_id))
+        try:
+            for message in said if configured(agent.spec.alerts.webhook_env) else []:
+                Webhook(agent.spec.alerts.webhook_env).post(message)
+        except Refused as refusal:
+            return (told if len(told) > known else {}), messages, refusal
+        told[run_id] = at
+        messages += len(said)
+    return told, messages, None
+
+
+def finished_runs(instance: dg.DagsterInstance, seen: Watermark) -> list[tuple[str, str, dg.DagsterRun]]:
+    """When it ended, id, run of every run that ended since the watermark, in the order they ended.
+
+    By the time a run ended, not by the time it was last written: a tag on an old run is no news.
+    """
     after = seen.time - timedelta(seconds=1) if seen.time else None
     wanted = dg.RunsFilter(statuses=FINISHED, updated_after=after)
-    records = instance.get_run_records(wanted, limit=RUNS_A_TICK, order_by="update_timestamp", ascending=True)
-    return [
-        record
+    records = instance.get_run_records(wanted, limit=RUNS_READ, order_by="update_timestamp", ascending=True)
+    ended = [
+        (datetime.fromtimestamp(record.end_time, UTC).isoformat(), record.dagster_run.run_id, record.dagster_run)
         for record in records
-        if seen.is_new(record.update_timestamp.replace(tzinfo=UTC).isoformat(), record.dagster_run.run_id)
+        if record.end_time
     ]
+    return sorted((one for one in ended if one[0] >= seen.at), key=lambda one: one[:2])
 
 
-def _evaluations(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[dg.AssetCheckEvaluation]:
-    entries = instance.all_logs(record.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+def _evaluations(instance: dg.DagsterInstance, run_id: str) -> list[dg.AssetCheckEvaluation]:
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     return [entry.dagster_event.asset_check_evaluation_data for entry in entries if entry.dagster_event]
-
-
-def _deliver(agent: Agent, messages: list[dict[str, Any]], seen: Watermark) -> dg.SensorResult:
-    if not configured(agent.spec.alerts.webhook_env):
-        reason = f"{len(messages)} to tell; set {agent.spec.alerts.webhook_env} to be told."
-        return dg.SensorResult(skip_reason=reason, cursor=seen.to_json())
-    for message in messages:
-        Webhook(agent.spec.alerts.webhook_env).post(message)
-    return dg.SensorResult(skip_reason=f"{len(messages)} messages sent.", cursor=seen.to_json())

@@ -5,7 +5,7 @@ Add here: a further reason to score a day again.
 Not here: scoring (`lifecycle_assets/scoring.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -46,13 +46,15 @@ def plan_backfill(
     days: Mapping[str, ScoresRecord],
     policy: BackfillPolicy,
     *,
+    asked: Collection[str] = (),
     spent_usd: float = 0.0,
     spent_traces: int = 0,
 ) -> Plan:
     """The days of `days` that lack scores, newest first, until a cap of `policy` is reached.
 
     A day lacks scores of a scorer when it was scored by another version than the present source's, never by it, or
-    when sampled traces are still waiting. Days that hold no trace lack nothing.
+    when sampled traces are still waiting. Days that hold no trace lack nothing. A request whose run key is in `asked`
+    was made and paid for before: its run may still be waiting in the queue.
     """
     versions = {version.registered_name: version for version in registered}
     requests, left = [], []
@@ -61,13 +63,16 @@ def plan_backfill(
         lacking = [scorer for scorer in declared if scorer.spec.sample_rate > 0 and _lacks(scorer, versions, record)]
         if not lacking or not record.traces:
             continue
+        run_key = _run_key(day, lacking, record)
+        if run_key in asked:
+            continue
         traces = max(_owed(scorer, record) for scorer in lacking)
         usd = sum(_owed(scorer, record) * scorer.spec.cost_per_call for scorer in lacking)
         if spent_usd + usd > policy.max_cost_usd or spent_traces + traces > policy.max_traces:
             left.append(day)
             continue
         spent_usd, spent_traces = spent_usd + usd, spent_traces + traces
-        requests.append(DayRequest(day, tuple(s.name for s in lacking), _run_key(day, lacking, record), traces, usd))
+        requests.append(DayRequest(day, tuple(s.name for s in lacking), run_key, traces, usd))
     return Plan(tuple(requests), tuple(left))
 
 
@@ -119,29 +124,30 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
         days = scored_days(context.instance, scores, agent.spec.backfill.lookback_days, today=datetime.now(UTC).date())
         plan = plan_backfill(
             declared, registered.versions, days, agent.spec.backfill,
-            spent_usd=budget.spent_usd, spent_traces=budget.spent_traces,
+            asked=budget.asked, spent_usd=budget.spent_usd, spent_traces=budget.spent_traces,
         )  # fmt: skip
         if plan.left:
             context.log.warning(f"the backfill budget is used up; left are {', '.join(plan.left)}")
         after = replace(
             budget,
             scores_event=newest[0].storage_id,
+            asked=(*budget.asked, *(request.run_key for request in plan.requests)),
             spent_usd=budget.spent_usd + sum(request.usd for request in plan.requests),
             spent_traces=budget.spent_traces + sum(request.traces for request in plan.requests),
         )
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=r.run_key, partition_key=r.day) for r in plan.requests],
-            skip_reason=None if plan.requests else _why_not(plan),
+            skip_reason=None if plan.requests else _why_not(plan, bool(budget.asked)),
             cursor=after.to_json(),
         )
 
     return sensor
 
 
-def _why_not(plan: Plan) -> str:
+def _why_not(plan: Plan, asked: bool) -> str:
     if plan.left:
         return f"The budget is used up; left are {', '.join(plan.left)}: raise backfill.max_cost_usd or max_traces."
-    return "Every scored day has the scores of the present sources."
+    return "Every scored day has the scores of the present sources" + (", or was asked for." if asked else ".")
 
 
 def scored_days(

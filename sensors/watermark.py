@@ -6,8 +6,9 @@ Not here: decisions (each sensor's module).
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 
@@ -21,43 +22,72 @@ class Cursor:
 
     @classmethod
     def from_json(cls, text: str | None) -> Self:
-        """The cursor of `text`; the initial one for None, for text of another shape, and for unknown fields."""
+        """The cursor of `text`; the initial one for None and for text of another shape. Unknown fields are left out."""
         try:
             value: Any = json.loads(text) if text else {}
         except json.JSONDecodeError:
-            value = {}
-        known = {field.name for field in fields(cls)}
-        return cls(**{k: v for k, v in value.items() if k in known}) if isinstance(value, dict) else cls()
+            return cls()
+        initial = asdict(cls())
+        if not isinstance(value, dict) or not all(_alike(value.get(k, v), v) for k, v in initial.items()):
+            return cls()
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in initial}
+        return cls(**kept).usable()
+
+    def usable(self) -> Self:
+        """The cursor, or the initial one when its values cannot be worked with."""
+        return self
+
+
+def _alike(value: object, initial: object) -> bool:
+    """Whether a value read from JSON is of the kind of the initial one."""
+    if isinstance(initial, tuple):
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if isinstance(initial, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(initial)
 
 
 @dataclass(frozen=True)
 class Watermark(Cursor):
-    """The last thing seen: its time as ISO 8601 and the ids seen at exactly that time."""
+    """What was seen: everything that ended before `at` (ISO 8601), and of what ended since then `ids`.
+
+    `at` stays a lookback behind the newest thing seen, so that something committed a little late is still found.
+    """
 
     at: str = ""
     ids: tuple[str, ...] = ()
 
     def is_new(self, at: str, key: str) -> bool:
         """Whether something of that time and id was not seen yet."""
-        return not self.at or at > self.at or (at == self.at and key not in self.ids)
+        return at >= self.at and key not in self.ids
 
-    def advance(self, at: str, key: str) -> Self:
-        """The watermark after seeing it."""
-        if at == self.at:
-            return type(self)(at, tuple(sorted({*self.ids, key})))
-        return type(self)(at, (key,)) if at > self.at else self
+    def advance(self, seen: Mapping[str, str], lookback: timedelta) -> Self:
+        """The watermark after seeing `seen`, id to time: all since `at`, what was seen before included."""
+        if not seen:
+            return self
+        newest = datetime.fromisoformat(max(seen.values()))
+        at = max(self.at, (newest - lookback).isoformat())
+        return type(self)(at, tuple(sorted(key for key, when in seen.items() if when >= at)))
 
     @property
     def time(self) -> datetime | None:
         """The time as a datetime, None at the beginning."""
         return datetime.fromisoformat(self.at) if self.at else None
 
+    def usable(self) -> Self:
+        """The watermark when its time has a meaning and a zone."""
+        try:
+            return self if self.time is None or self.time.tzinfo else type(self)()
+        except ValueError:
+            return type(self)()
+
 
 @dataclass(frozen=True)
 class BackfillCursor(Cursor):
-    """What the scorer backfill has looked at, and what it has spent on the present set of scorers."""
+    """What the scorer backfill has looked at, and what it has asked for and spent on the present set of scorers."""
 
     scorers: str = ""
+    asked: tuple[str, ...] = ()
     scores_event: int = -1
     spent_usd: float = 0.0
     spent_traces: int = 0

@@ -6,6 +6,8 @@ Not here: fixtures (`conftest.py`), assertions.
 """
 
 import copy
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -283,9 +285,7 @@ def refusal(result: dg.ExecuteInProcessResult) -> str:
 
 def checks_of(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     """Checks a run evaluated, as `<asset>:<check>`."""
-    return {
-        f"{check.asset_key.path[-1]}:{check.check_name}": check for check in result.get_asset_check_evaluations()
-    }
+    return {f"{check.asset_key.path[-1]}:{check.check_name}": check for check in result.get_asset_check_evaluations()}
 
 
 def noon(days_ago: int) -> datetime:
@@ -360,8 +360,20 @@ class Released:
 
 @cache
 def released_once(store: Path) -> Released:
-    """The released world of this test process: yesterday and the day before hold six traces each."""
-    folder = store.parents[1] / "released"
+    """The released world of this test run: yesterday and the day before hold six traces each.
+
+    Built once for all processes of pytest-xdist: the second one waits for the first.
+    """
+    shared = store.parents[2 if "PYTEST_XDIST_WORKER" in os.environ else 1]
+    with (shared / "released.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        facts = shared / "released" / "facts.json"
+        if not facts.exists():
+            facts.write_text(json.dumps(_release(store, shared / "released")))
+        return Released(shared / "released", **json.loads(facts.read_text()))
+
+
+def _release(store: Path, folder: Path) -> dict[str, Any]:
     gate = {"thresholds": [{"metric": "shouted/mean", "at_least": 1.5, "min_rows": 2}]}
     evaluation = {**ATTRIBUTES["eval"], "gate": gate}
     # A checkout without git: `rev-parse HEAD` reads this.
@@ -369,19 +381,18 @@ def released_once(store: Path) -> Released:
     (folder / "agents" / ".git" / "refs").mkdir()
     (folder / "agents" / ".git" / "HEAD").write_text(COMMIT + "\n")
     with new_world(store, folder, attributes={"eval": evaluation, "labeling": LABELING}) as world:
-        first = world.run("release")
-        released = Released(
-            folder=folder,
-            refused=checks_of(first)["eval_results:gate"].description or "",
-            refused_checks={name: check.passed for name, check in checks_of(first).items()},
-            refused_aliases=world.aliases(),
-            refused_assets={name: world.materialized(name) for name in ("uc_model_version", "champion_alias")},
-            refused_promotions=len(world.rows("SELECT * FROM promotions")),
-        )
+        first = checks_of(world.run("release"))
+        facts = {
+            "refused": first["eval_results:gate"].description or "",
+            "refused_checks": {name: check.passed for name, check in first.items()},
+            "refused_aliases": world.aliases(),
+            "refused_assets": {name: world.materialized(name) for name in ("uc_model_version", "champion_alias")},
+            "refused_promotions": len(world.rows("SELECT * FROM promotions")),
+        }
         world = world.declared(eval=ATTRIBUTES["eval"])
         assert world.run("release").success
         for days_ago in (2, 1):
             for number in range(6):
                 world.ask(f"question {number}", at=noon(days_ago) + timedelta(seconds=number))
             assert world.run("monitor", partition_key=day_of(days_ago)).success
-    return released
+    return facts

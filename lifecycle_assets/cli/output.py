@@ -21,6 +21,9 @@ MAX_CELL = 300
 WIDTH_OF_FILES = 200
 """Columns of output that goes to a file or a pipe, where no terminal says how wide it is."""
 
+MIN_COLUMN = 14
+"""Columns of text below which a column of a table is not readable."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -72,18 +75,36 @@ def iso(moment: float | datetime | None) -> str:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table no wider than the terminal; no cell is interpreted, a list is a cell of several lines."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table no wider than the terminal, or a block a row where it would not fit.
+
+    No cell is interpreted; a list is a cell of several lines.
+    """
+    console = _console()
+    if len(columns) * MIN_COLUMN > console.width:
+        _print_blocks(columns, rows)
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(clean(title)) if title else None, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(Text(clean(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text("\n".join(map(_cell, cell)) if isinstance(cell, list) else _cell(cell)) for cell in row))
-    _console().print(table)
+        table.add_row(*(Text("\n".join(_lines(cell))) for cell in row))
+    console.print(table)
+
+
+def _print_blocks(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    names = [clean(column) for column in columns]
+    wide = max(map(len, names), default=0)
+    for row in rows:
+        for name, cell in zip(names, row, strict=True):
+            for number, line in enumerate(_lines(cell)):
+                if line:
+                    click.echo(f"{'' if number else name:<{wide}}  {line}")
+        click.echo("")
 
 
 def print_line(text: str = "", *, style: Callable[[str], str] = lambda line: line) -> None:
@@ -95,6 +116,10 @@ def mark(state: str) -> str:
     """A state in its colour; plain when the output is no terminal."""
     colours = {"ok": "green", "warn": "yellow", "differs": "yellow", "fail": "red", "could not read": "red"}
     return click.style(clean(state), fg=colours.get(state))
+
+
+def _lines(cell: object) -> list[str]:
+    return [_cell(item) for item in cell] if isinstance(cell, list) else [_cell(cell)]
 
 
 def _cell(value: object) -> str:

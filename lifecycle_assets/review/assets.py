@@ -5,6 +5,7 @@ Add here: something that is done with what people said.
 Not here: when a session opens (`sensors/labeling.py`).
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -170,10 +171,17 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
 
 
 def sessions_of(instance: dg.DagsterInstance, agent: str, *, limit: int = SESSIONS_KEPT) -> list[SessionRecord]:
-    """The agent's labeling sessions, newest first, each once; those of the last `limit` materializations."""
+    """The agent's labeling sessions, newest first, each once; those of the last `limit` materializations.
+
+    Each as it was last recorded, with every trace that was ever in it: also the one a reviewer removed.
+    """
     key = dg.AssetKey([agent, "labeling_session"])
-    records = recent_records(instance, key, SessionRecord, limit=limit)
-    return list({record.session_id: record for record in records if record.session_id}.values())
+    found: dict[str, SessionRecord] = {}
+    for record in recent_records(instance, key, SessionRecord, limit=limit):
+        if record.session_id:
+            kept = found.get(record.session_id, record)
+            found[record.session_id] = replace(kept, trace_ids=[*dict.fromkeys(kept.trace_ids + record.trace_ids)])
+    return list(found.values())
 
 
 def reviewer_check(agreement: Agreement | None, labeling: Labeling) -> dg.AssetCheckResult:

@@ -151,6 +151,13 @@ def test_history_tells_the_evidence(state: Built, run: Run) -> None:
     assert "shouted/mean 1" in run("history", "tiny").stdout
 
 
+def test_a_narrow_terminal_loses_nothing(state: Built, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    run_id = stages(run)["eval_results"]["run_id"]
+    for arguments in (["history", "tiny"], ["lineage", "champion"], ["query", "tiny", "FROM promotions"]):
+        assert run_id in run(*arguments).stdout
+
+
 def test_query_answers_in_json_and_from_standard_input(state: Built, run: Run) -> None:
     rows = told(
         run, "query", "tiny", "SELECT trace_id, trace_date, request_time, 'nan'::DOUBLE AS odd, 1 AS odd FROM traces"

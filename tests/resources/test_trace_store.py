@@ -562,7 +562,7 @@ def test_a_trace_ingested_by_otlp_has_rows_like_any_other(server: tuple[Platform
     )
     for key, value in {"session.id": "s-9", "mlflow.traceTag.mlflow.modelId": "m-9", "plain": "not json"}.items():
         span.attributes.add(key=key).value.string_value = value
-    sent = urllib.request.Request(  # noqa: S310 our own server
+    sent = urllib.request.Request(
         f"{http.tracking_uri}/v1/traces",
         data=request.SerializeToString(),
         headers={
@@ -570,7 +570,7 @@ def test_a_trace_ingested_by_otlp_has_rows_like_any_other(server: tuple[Platform
             "x-mlflow-experiment-id": experiment_id(sqlite, EXPERIMENT),
         },
     )
-    urllib.request.urlopen(sent, timeout=10)  # noqa: S310 our own server
+    urllib.request.urlopen(sent, timeout=10)
 
     for platform in (sqlite, http):
         store = MlflowTraceStore(platform)

@@ -1,0 +1,357 @@
+"""What sensors decide, held against days, records and cursors made by hand."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from lifecycle_assets.jobs import days_due
+from lifecycle_assets.records import ScorersRecord, ScorerVersion, ScoresRecord, SessionRecord
+from lifecycle_assets.spec import BackfillPolicy, Scorer
+from resources.model_registry import RegisteredVersion
+from resources.scorer_source import DeclaredScorer
+from sensors.alerts import messages_of
+from sensors.drift import find_drift
+from sensors.labeling import completions, decide_opening
+from sensors.scorer_backfill import Plan, plan_backfill
+from sensors.watermark import BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
+
+POLICY = BackfillPolicy(max_cost_usd=100.0, max_traces=10_000)
+DAYS = ("2026-11-18", "2026-11-19", "2026-11-20")
+
+
+def scorer(name: str = "shouted", digest: str = "d1", *, rate: float = 1.0, usd: float = 0.01) -> DeclaredScorer:
+    spec = Scorer(name=name, source=f"scorers.py:{name}", sample_rate=rate, cost_per_call=usd)
+    return DeclaredScorer(name, f"local_tiny_{name}", digest, spec)
+
+
+def version(name: str = "shouted", number: str = "1", digest: str = "d1") -> ScorerVersion:
+    return ScorerVersion(name, f"local_tiny_{name}", number, digest, 1.0, "", "trace", 0.01)
+
+
+def day(name: str, traces: int = 10, **versions: str) -> ScoresRecord:
+    """A day fully scored by these versions (default: version 1 of `shouted`)."""
+    coverage = {
+        f"local_tiny_{scored}": {"version": number, "sampled": traces, "scored": traces, "errored": 0, "waiting": 0}
+        for scored, number in (versions or {"shouted": "1"}).items()
+    }
+    return ScoresRecord(name, "set", traces, coverage)
+
+
+def three_days(**changes: Any) -> dict[str, ScoresRecord]:
+    return {name: day(name, **changes) for name in DAYS}
+
+
+def waiting(record: ScoresRecord, traces: int) -> ScoresRecord:
+    name, covered = next(iter(record.coverage.items()))
+    return replace(record, coverage={name: {**covered, "scored": covered["scored"] - traces, "waiting": traces}})
+
+
+def asked_days(plan: Plan) -> list[str]:
+    return [request.day for request in plan.requests]
+
+
+class TestPlanBackfill:
+    def test_an_unchanged_scorer_asks_for_nothing(self):
+        assert plan_backfill([scorer()], [version()], three_days(), POLICY) == Plan((), ())
+
+    def test_a_changed_source_asks_for_every_scored_day_newest_first(self):
+        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), POLICY)
+        assert asked_days(plan) == list(reversed(DAYS))
+        assert {request.scorers for request in plan.requests} == {("shouted",)}
+        assert [(request.traces, request.usd) for request in plan.requests] == [(10, pytest.approx(0.1))] * 3
+
+    def test_a_new_scorer_is_priced_by_its_rate_and_only_it_is_asked_for(self):
+        declared = [scorer(), scorer("grounded", rate=0.3, usd=0.5)]
+        plan = plan_backfill(declared, [version()], three_days(), POLICY)
+        assert {request.scorers for request in plan.requests} == {("grounded",)}
+        assert [(request.traces, request.usd) for request in plan.requests] == [(3, pytest.approx(1.5))] * 3
+
+    def test_two_scorers_on_one_trace_are_two_calls_and_one_trace(self):
+        plan = plan_backfill([scorer(usd=1.0), scorer("new", usd=2.0)], [], {DAYS[0]: day(DAYS[0], 5)}, POLICY)
+        assert [(request.traces, request.usd) for request in plan.requests] == [(5, pytest.approx(15.0))]
+
+    def test_a_day_scored_by_an_older_version_than_the_registered_one_is_asked_for(self):
+        days = {**three_days(shouted="2"), DAYS[1]: day(DAYS[1], shouted="1")}
+        assert asked_days(plan_backfill([scorer()], [version(number="2")], days, POLICY)) == [DAYS[1]]
+
+    def test_waiting_traces_make_a_day_short_and_another_count_of_them_is_another_run(self):
+        days = {**three_days(), DAYS[0]: waiting(day(DAYS[0]), 4)}
+        (request,) = plan_backfill([scorer()], [version()], days, POLICY).requests
+        days[DAYS[0]] = waiting(day(DAYS[0]), 2)
+        (later,) = plan_backfill([scorer()], [version()], days, POLICY).requests
+        assert request.day == later.day == DAYS[0]
+        assert request.run_key != later.run_key
+
+    def test_a_scorer_switched_off_is_owed_nothing(self):
+        assert plan_backfill([scorer(digest="d2", rate=0.0)], [version()], three_days(), POLICY) == Plan((), ())
+
+    def test_days_without_traces_are_not_asked_for(self):
+        days = {**three_days(), DAYS[2]: day(DAYS[2], traces=0)}
+        assert asked_days(plan_backfill([scorer(digest="d2")], [version()], days, POLICY)) == [DAYS[1], DAYS[0]]
+
+    @pytest.mark.parametrize("cap", [{"max_cost_usd": 0.25}, {"max_traces": 25}])
+    def test_a_cap_stops_and_names_what_is_left(self, cap: dict[str, float]):
+        policy = POLICY.model_copy(update=cap)
+        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), policy)
+        assert (asked_days(plan), plan.left) == ([DAYS[2], DAYS[1]], (DAYS[0],))
+
+    @pytest.mark.parametrize(("cap", "spent"), [({"max_cost_usd": 0.2}, 0.1), ({"max_traces": 20}, 10)])
+    def test_what_earlier_ticks_spent_counts(self, cap: dict[str, float], spent: float):
+        money = {"spent_usd": spent} if "max_cost_usd" in cap else {"spent_traces": spent}
+        policy = POLICY.model_copy(update=cap)
+        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), policy, **money)
+        assert (asked_days(plan), plan.left) == ([DAYS[2]], (DAYS[1], DAYS[0]))
+
+    def test_a_free_scorer_within_no_budget_is_allowed(self):
+        policy = POLICY.model_copy(update={"max_cost_usd": 0.0})
+        assert len(plan_backfill([scorer(digest="d2", usd=0.0)], [version()], three_days(), policy).requests) == 3
+
+    def test_what_was_asked_for_and_still_waits_is_neither_asked_for_nor_paid_for_again(self):
+        """Thirty days are asked for at once: each that ends makes a tick, which must not book the others again."""
+        first = plan_backfill([scorer(digest="d2")], [version()], three_days(), POLICY)
+        keys = [request.run_key for request in first.requests]
+        days = {**three_days(), DAYS[2]: day(DAYS[2], shouted="2")}
+        registered = [version(number="2", digest="d2")]
+        tight = POLICY.model_copy(update={"max_traces": 30})
+        again = plan_backfill([scorer(digest="d2")], registered, days, tight, asked=keys, spent_traces=30)
+        assert again == Plan((), ())
+        assert plan_backfill([scorer(digest="d2")], registered, days, POLICY, asked=()).requests == first.requests[1:]
+
+    def test_the_run_key_names_sources_and_day(self):
+        def keys(digest: str) -> list[str]:
+            plan = plan_backfill([scorer(digest=digest)], [version()], three_days(), POLICY)
+            return [request.run_key for request in plan.requests]
+
+        assert keys("d2") == keys("d2")
+        assert len({*keys("d2"), *keys("d3")}) == 6
+
+
+def session(*trace_ids: str, champion: str = "1", name: str = "s") -> SessionRecord:
+    return SessionRecord(name, name, list(trace_ids), champion, "", "2026-11-20T00:00:00+00:00")
+
+
+class TestDecideOpening:
+    @staticmethod
+    def decide(**changes: Any) -> Any:
+        facts = {"negative": [], "threshold": 2, "sessions": [session()], "champion": "1", "choosable": 5}
+        return decide_opening("tiny", **{**facts, **changes})
+
+    def test_below_the_threshold_nothing_opens_and_on_it_a_session_does(self):
+        assert self.decide(negative=["a"]) is None
+        opening = self.decide(negative=["b", "a"])
+        assert (opening.trace_ids, opening.reason) == (("b", "a"), "2 traces with negative feedback")
+
+    def test_the_same_traces_have_the_same_session_whatever_their_order(self):
+        names = {self.decide(negative=order).name for order in (["a", "b"], ["b", "a"])}
+        assert len(names) == 1
+        assert self.decide(negative=["a", "b", "c"]).name not in names
+
+    def test_traces_of_an_earlier_session_do_not_count_again(self):
+        assert self.decide(negative=["a", "b"], sessions=[session("a")]) is None
+        assert self.decide(negative=["a", "b", "c"], sessions=[session("a")]).trace_ids == ("b", "c")
+
+    def test_a_threshold_of_zero_is_never(self):
+        assert self.decide(negative=list("abcdef"), threshold=0) is None
+
+    def test_a_new_champion_opens_one_session_once_it_has_traces(self):
+        assert self.decide(champion="2", choosable=0) is None
+        assert self.decide(champion="2").name == "tiny-champion-v2"
+        assert self.decide(champion="2", sessions=[session(champion="2"), session(champion="1")]) is None
+
+    def test_without_a_champion_nothing_opens(self):
+        assert self.decide(champion="", sessions=[]) is None
+
+    def test_feedback_comes_before_a_new_champion(self):
+        assert self.decide(champion="2", negative=["a", "b"]).name.startswith("tiny-feedback-")
+
+
+def test_completions_are_complete_items_in_a_fixed_order():
+    from resources.labeling_desk import Item
+
+    done, pending = Item("t-1", "complete", "ann", 5), Item("t-2", "pending", "", 6)
+    declined, other = Item("t-3", "declined", "ann", 7), Item("t-0", "complete", "bob", 8)
+    assert completions({"s-2": [done, pending], "s-1": [declined, other]}) == [("s-1", "t-0", 8), ("s-2", "t-1", 5)]
+
+
+class TestFindDrift:
+    @staticmethod
+    def drift(**changes: Any) -> list[Any]:
+        gated = RegisteredVersion("m", "1", "m-1", {"lifecycle.eval_run_id": "r"}, 0)
+        facts = {
+            "champion": "1",
+            "last_to": "1",
+            "versions": [gated],
+            "recorded": [version()],
+            "registered": {"local_tiny_shouted": version()},
+        }
+        return find_drift(**{**facts, **changes})
+
+    def test_what_the_graph_left_is_no_drift(self):
+        assert self.drift() == []
+        assert self.drift(champion="", last_to="", versions=[], recorded=[], registered={}) == []
+
+    @pytest.mark.parametrize(
+        ("champion", "last", "says"), [("2", "1", "version 2"), ("", "1", "nobody"), ("1", "", "nobody")]
+    )
+    def test_an_alias_that_is_elsewhere(self, champion: str, last: str, says: str):
+        (found,) = self.drift(champion=champion, last_to=last)
+        assert (found.asset, found.state) == ("champion_alias", champion or "none")
+        assert says in found.sentence
+
+    def test_a_version_without_an_evaluation(self):
+        (found,) = self.drift(versions=[RegisteredVersion("m", "3", "", {}, 0)])
+        assert (found.asset, found.state) == ("uc_model_version", "3")
+
+    @pytest.mark.parametrize("registered", [{}, {"local_tiny_shouted": replace(version(), sample_rate=0.1)}])
+    def test_a_scorer_that_was_removed_or_changed(self, registered: dict[str, ScorerVersion]):
+        (found,) = self.drift(registered=registered)
+        assert found.asset == "registered_scorers"
+        assert "local_tiny_shouted" in found.sentence
+
+    def test_a_scorer_of_somebody_else_is_none_of_ours(self):
+        assert self.drift(registered={"local_tiny_shouted": version(), "theirs": version("theirs")}) == []
+
+
+def run_of(job: str, status: dg.DagsterRunStatus = dg.DagsterRunStatus.FAILURE, **options: Any) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name=job, run_id="r-1", status=status, **options)
+
+
+def evaluation(agent: str = "tiny", *, passed: bool = False, severity: str = "ERROR") -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey([agent, "trace_scores"]),
+        check_name="coverage",
+        passed=passed,
+        metadata={},
+        severity=dg.AssetCheckSeverity(severity),
+        description="3 wait.",
+    )
+
+
+class TestMessages:
+    def test_a_failed_run_is_one_message_under_its_id(self):
+        (message,) = messages_of("tiny", run_of("tiny_release"), [])
+        assert (message["id"], message["kind"], message["run_id"]) == ("r-1", "run_failed", "r-1")
+
+    def test_a_successful_run_is_none(self):
+        assert messages_of("tiny", run_of("tiny_release", dg.DagsterRunStatus.SUCCESS), []) == []
+
+    def test_an_agent_whose_name_begins_like_ours_is_not_ours(self):
+        assert messages_of("tiny", run_of("tiny_two_release"), []) == []
+        assert messages_of("tiny_two", run_of("tiny_two_release"), []) != []
+
+    def test_a_run_that_materializes_assets_belongs_to_their_agent(self):
+        chosen = frozenset([dg.AssetKey(["tiny", "logged_model"])])
+        assert messages_of("tiny", run_of("__ASSET_JOB", asset_selection=chosen), []) != []
+        assert messages_of("other", run_of("__ASSET_JOB", asset_selection=chosen), []) == []
+
+    def test_a_check_that_failed_with_error_is_told_also_of_a_run_that_succeeded(self):
+        (message,) = messages_of("tiny", run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS), [evaluation()])
+        assert (message["id"], message["kind"]) == ("r-1:tiny/trace_scores:coverage", "check_failed")
+        assert message["text"].endswith("3 wait.")
+
+    @pytest.mark.parametrize("silent", [{"passed": True}, {"severity": "WARN"}, {"agent": "other"}])
+    def test_passed_checks_warnings_and_checks_of_others_are_silent(self, silent: dict[str, Any]):
+        run = run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS)
+        assert messages_of("tiny", run, [evaluation(**silent)]) == []
+
+
+CURSORS: list[Cursor] = [
+    Watermark("2026-11-20T10:00:00+00:00", ("a", "b")),
+    BackfillCursor("digest", ("backfill:2026-11-20:1",), 7, 0.25, 12),
+    LabelingCursor("3:4", "2"),
+    SyncCursor("digest"),
+    DriftCursor("digest"),
+]
+
+
+@pytest.mark.parametrize("cursor", CURSORS, ids=lambda cursor: type(cursor).__name__)
+class TestCursors:
+    def test_comes_back_from_json_as_it_went(self, cursor: Cursor):
+        assert type(cursor).from_json(cursor.to_json()) == cursor
+
+    @pytest.mark.parametrize("garbage", [None, "", "{", "null", "[]", "7", '"text"', "🤷", "{}", '{"unknown": 1}'])
+    def test_text_of_another_shape_is_the_beginning(self, cursor: Cursor, garbage: str | None):
+        assert type(cursor).from_json(garbage) == type(cursor)()
+
+    def test_values_of_another_kind_are_the_beginning_and_not_a_tick_that_fails_for_ever(self, cursor: Cursor):
+        import json
+
+        for wrong in ({}, [1], 1.5, None, True):
+            for name in json.loads(cursor.to_json()):
+                found = type(cursor).from_json(json.dumps({**json.loads(cursor.to_json()), name: wrong}))
+                assert found == type(cursor)() or (name, wrong) == ("spent_usd", 1.5)
+
+    def test_a_field_of_a_later_release_is_left_out(self, cursor: Cursor):
+        import json
+
+        text = json.dumps({**json.loads(cursor.to_json()), "since": "later"})
+        assert type(cursor).from_json(text) == cursor
+
+
+class TestWatermark:
+    AT = "2026-11-20T10:00:00+00:00"
+
+    def test_of_one_instant_each_is_seen_once(self):
+        seen = Watermark().advance({"a": self.AT}, timedelta(0))
+        assert not seen.is_new(self.AT, "a")
+        assert seen.is_new(self.AT, "b")
+
+    def test_what_is_committed_late_within_the_lookback_is_still_new(self):
+        seen = Watermark().advance({"a": self.AT}, timedelta(minutes=2))
+        assert seen.is_new("2026-11-20T09:58:30+00:00", "late")
+        assert not seen.is_new("2026-11-20T09:57:59+00:00", "too late")
+
+    def test_what_lies_before_the_lookback_is_forgotten_and_not_new(self):
+        later = "2026-11-20T11:00:00+00:00"
+        seen = Watermark().advance({"a": self.AT, "b": later}, timedelta(minutes=2))
+        assert seen.ids == ("b",)
+        assert not seen.is_new(self.AT, "a")
+
+    def test_it_never_goes_back(self):
+        seen = Watermark(self.AT, ("a",))
+        assert seen.advance({}, timedelta(0)) == seen
+        assert seen.advance({"b": "2026-11-20T10:00:01+00:00"}, timedelta(hours=1)).at == self.AT
+
+    @pytest.mark.parametrize("at", ["yesterday", "2026-11-20T10:00:00"])
+    def test_a_time_without_meaning_or_zone_is_the_beginning(self, at: str):
+        assert Watermark.from_json(f'{{"at": "{at}"}}') == Watermark()
+
+
+class TestDaysDue:
+    SETTLE = timedelta(minutes=5)
+
+    @pytest.mark.parametrize(
+        ("hour", "minute", "days"),
+        [(0, 5, 2), (1, 5, 2), (1, 6, 1), (12, 5, 1), (23, 59, 1), (3, 5, 4), (4, 5, 1), (2, 5, 1)],
+    )
+    def test_yesterday_until_it_has_settled_and_late_days_once(self, hour: int, minute: int, days: int):
+        now = datetime(2026, 3, 1, hour, minute, tzinfo=UTC)
+        due = days_due(now, late_days=3, settle=self.SETTLE)
+        assert due == ["2026-03-01", "2026-02-28", "2026-02-27", "2026-02-26"][:days]
+
+    def test_a_long_settling_time_keeps_yesterday_due(self):
+        now = datetime(2026, 3, 1, 5, 5, tzinfo=UTC)
+        assert days_due(now, late_days=0, settle=timedelta(hours=5)) == ["2026-03-01", "2026-02-28"]
+
+    def test_no_late_days_still_is_today(self):
+        assert days_due(datetime(2026, 3, 1, 3, 5, tzinfo=UTC), 0, self.SETTLE) == ["2026-03-01"]
+
+    def test_days_are_utc_wherever_the_clock_is(self):
+        from datetime import timezone
+
+        tokyo = datetime(2026, 3, 2, 8, 5, tzinfo=timezone(timedelta(hours=9)))
+        assert days_due(tokyo, 0, self.SETTLE) == ["2026-03-01"]
+
+    def test_every_trace_of_a_day_is_covered_by_some_tick_after_it_settled(self):
+        """A trace of 23:59:59 settles at 00:04:59 of the next day; a tick that looks at its day must come later."""
+        settles = datetime(2026, 3, 2, 0, 4, 59, tzinfo=UTC)
+        ticks = [datetime(2026, 3, 2, hour, 5, tzinfo=UTC) for hour in range(24)]
+        assert [tick for tick in ticks if tick > settles and "2026-03-01" in days_due(tick, 0, self.SETTLE)]
+
+
+def test_the_registered_set_is_readable_as_versions():
+    record = ScorersRecord("d", "m-1", [version().to_json()])
+    assert record.versions == [version()]

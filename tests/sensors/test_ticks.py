@@ -1,0 +1,319 @@
+"""Every sensor ticks on a released world: real instance, real MLflow, real tables, a real receiver of messages."""
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.review.assets import sessions_of
+from resources.feedback import send_feedback
+from resources.labeling_desk import MlflowLabelingDesk
+from resources.mlflow_store import open_mlflow
+from tests.building import World, checks_of, day_of, noon
+from tests.resources.test_webhook import Receiver
+
+WEBHOOK = "LIFECYCLE_ALERT_WEBHOOK"
+
+
+def requests_of(tick: Any) -> list[dg.RunRequest]:
+    return list(tick.run_requests or [])
+
+
+@pytest.fixture
+def receiver(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """What people would read, at the address the webhook variable names."""
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    monkeypatch.setenv(WEBHOOK, server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def said(receiver: Receiver) -> list[tuple[str, str]]:
+    """Kind and id of every message that arrived."""
+    return [(body["kind"], body["id"]) for _, _, body in receiver.received]
+
+
+class TestScorerBackfill:
+    CHANGE = ("== spans[0].outputs.lower()", "!= spans[0].outputs.upper()")
+
+    def test_a_changed_scorer_is_registered_and_scores_the_scored_days_once(self, world: World):
+        before = world.tick("scorer_backfill_sensor")
+        assert requests_of(before) == []
+        world.edit("scorers.py", *self.CHANGE)
+
+        asked = requests_of(world.tick("scorer_backfill_sensor", before.cursor))
+        tick = world.tick("scorer_backfill_sensor", before.cursor)
+        assert [request.partition_key for request in asked] == [day_of(1), day_of(2)]
+        assert [request.run_key for request in asked] == [request.run_key for request in requests_of(tick)]
+        assert all(request.run_key.startswith(f"backfill:{request.partition_key}:") for request in asked)
+        assert requests_of(world.tick("scorer_backfill_sensor", tick.cursor)) == []
+
+        for request in asked:
+            assert world.do(request, "scorer_backfill").success
+            assert world.metadata("trace_scores")["written"] == 6, "only the changed scorer's pairs are missing"
+            tick = world.tick("scorer_backfill_sensor", tick.cursor)
+            assert requests_of(tick) == [], "what was asked for is not asked for again"
+
+        counted = world.rows(
+            "SELECT name, scorer_version AS version, count(*) AS n FROM assessments WHERE valid GROUP BY ALL"
+        )
+        scores = {(row["name"], row["version"]): row["n"] for row in counted}
+        assert (scores["local_tiny_shouted", "1"], scores["local_tiny_shouted", "2"]) == (12, 12)
+        assert {version for name, version in scores if name == "local_tiny_length"} == {"1"}
+        assert requests_of(world.tick("scorer_backfill_sensor")) == [], "also without the cursor"
+        assert world.do(asked[0], "scorer_backfill").success
+        assert world.metadata("trace_scores")["written"] == 0
+
+    def test_a_comment_is_no_change(self, world: World):
+        cursor = world.tick("scorer_backfill_sensor").cursor
+        world.edit("scorers.py", "    spans = ", "    # A comment.\n\n    spans = ")
+        assert requests_of(world.tick("scorer_backfill_sensor", cursor)) == []
+
+    def test_the_budget_of_the_declaration_holds_over_ticks(self, world: World):
+        """The cap lets one day of six traces through; the tick that follows must not let the other one slip in."""
+        world = world.declared(backfill={"max_traces": 7})
+        world.edit("scorers.py", *self.CHANGE)
+        tick = world.tick("scorer_backfill_sensor")
+        assert [request.partition_key for request in requests_of(tick)] == [day_of(1)]
+        world.instance.report_runless_asset_event(
+            dg.AssetMaterialization(dg.AssetKey(["tiny", "trace_scores"]), partition=day_of(20))
+        )
+        after = world.tick("scorer_backfill_sensor", tick.cursor)
+        assert requests_of(after) == []
+        assert day_of(2) in after.skip_message
+        assert "max_traces" in after.skip_message
+
+    def test_broken_scorers_fail_the_tick_with_one_sentence(self, world: World):
+        world.edit("scorers.py", "def length(trace):", "def length(trace:")
+        with pytest.raises(Refused, match=r"scorers.py line \d+ is not Python .*; correct the syntax there\.$"):
+            world.tick("scorer_backfill_sensor")
+
+    def test_before_any_score_there_is_nothing_to_score_again(self, world: World):
+        world.instance.wipe_assets([dg.AssetKey(["tiny", "trace_scores"])])
+        assert "run tiny_monitor first" in world.tick("scorer_backfill_sensor").skip_message
+
+
+class TestReview:
+    """One story: three thumbs down, a session, a reviewer who removes one trace and answers two, labels that land."""
+
+    @pytest.fixture
+    def disliked(self, world: World) -> list[str]:
+        ids = [world.ask(f"odd {number}", at=noon(1) + timedelta(minutes=1 + number)) for number in range(3)]
+        for trace_id in ids:
+            send_feedback(world.platform, trace_id, up=False, user="ann")
+        return ids
+
+    def test_from_thumbs_down_to_a_label_in_the_dataset(self, world: World, disliked: list[str]):
+        quiet = world.tick("labeling_session_sensor")
+        assert requests_of(quiet) == [], "the thumbs are not archived yet"
+        assert world.run("monitor", partition_key=day_of(1)).success
+
+        tick = world.tick("labeling_session_sensor", quiet.cursor)
+        (request,) = requests_of(tick)
+        assert world.do(request, "labeling").success
+        desk, (session,) = MlflowLabelingDesk(world.platform), sessions_of(world.instance, "tiny")
+        assert {item.trace_id for item in desk.items(session.session_id)} == set(disliked)
+
+        assert requests_of(world.tick("labeling_session_sensor", tick.cursor)) == []
+        assert requests_of(world.tick("labeling_session_sensor")) == [], "also without the cursor"
+        assert world.do(request, "labeling").success
+        assert world.metadata("labeling_session")["new"] == "nothing to review"
+
+        removed, good, bad = disliked
+        queues = open_mlflow(world.platform).genai.review_queues
+        queues.remove_items_from_review_queue(session.session_id, item_ids=[removed])
+        assert world.run("monitor", partition_key=day_of(1)).success
+        assert requests_of(world.tick("labeling_session_sensor", tick.cursor)) == []
+        assert world.do(request, "labeling").success
+        config = {"name": "another", "trace_ids": [removed]}
+        assert world.run(
+            "labeling",
+            asset_selection=[dg.AssetKey(["tiny", "labeling_session"])],
+            run_config={"ops": {"tiny__labeling_session": {"config": config}}},
+        ).success
+        assert {item.trace_id for item in desk.items(session.session_id)} == {good, bad}
+        assert len(queues.list_review_queues(experiment_id=world.experiment)) == 1
+
+        self.labels_land_once(world, desk, session.session_id, good, bad)
+
+    def labels_land_once(self, world: World, desk: MlflowLabelingDesk, session_id: str, good: str, bad: str) -> None:
+        before = world.tick("label_sync_sensor")
+        assert requests_of(before) == []
+        answer = "HELLO ODD 1"
+        desk.review(world.agent, session_id, good, {"correct": True, "expected": answer}, reviewer="ann")
+        desk.review(world.agent, session_id, bad, {"correct": False}, reviewer="ann")
+        tick = world.tick("label_sync_sensor", before.cursor)
+        (request,) = requests_of(tick)
+        assert world.do(request, "labeling").success
+
+        dataset = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval").to_df()
+        expected = [value.get("expected") for value in dataset["expectations"] if value]
+        assert expected.count(answer) == 1
+        assert len(dataset) == 4
+        agreement = world.metadata("judge_agreement")["agreement"]
+        assert "| shouted | correct | 0 |" in agreement, "one of two answers is the judge's: kappa is 0"
+
+        assert requests_of(world.tick("label_sync_sensor", tick.cursor)) == []
+        assert world.do(request, "labeling").success
+        again = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval")
+        assert len(again.to_df()) == 4, "the label is merged once"
+
+    def test_a_session_that_grew_is_read_as_it_last_was(self, world: World, disliked: list[str]):
+        """Labels of traces added to a session later counted for no judge: only its first record was read."""
+        for chosen in (disliked[:1], disliked[1:]):
+            config = {"name": "weekly", "trace_ids": chosen}
+            assert world.run(
+                "labeling",
+                asset_selection=[dg.AssetKey(["tiny", "labeling_session"])],
+                run_config={"ops": {"tiny__labeling_session": {"config": config}}},
+            ).success
+        (session,) = sessions_of(world.instance, "tiny")
+        assert set(session.trace_ids) == set(disliked)
+
+
+class TestChampionDrift:
+    def test_an_alias_moved_by_hand_is_observed_and_told_once(self, world: World, receiver: Receiver):
+        name = world.agent.spec.model_name
+        quiet = world.tick("champion_drift_sensor")
+        assert quiet.asset_events == []
+        assert receiver.received == [], "what the graph moved is no drift"
+
+        source = f"models:/{world.champion_model_id}"
+        world.client.create_model_version(name, source=source, tags={"lifecycle.eval_run_id": "copied"})
+        world.client.set_registered_model_alias(name, "champion", "2")
+        moved = world.tick("champion_drift_sensor", quiet.cursor)
+        (observed,) = moved.asset_events
+        assert observed.asset_key == dg.AssetKey(["tiny", "champion_alias"])
+        assert observed.tags["dagster/data_version"] == "2"
+        ((_, headers, body),) = receiver.received
+        assert body["kind"] == "drift"
+        assert "champion is version 2; the graph left it at version 1" in body["text"]
+        assert headers["Idempotency-Key"] == body["id"]
+
+        again = world.tick("champion_drift_sensor", moved.cursor)
+        assert not again.asset_events
+        assert len(receiver.received) == 1
+
+        world.client.set_registered_model_alias(name, "champion", "1")
+        back = world.tick("champion_drift_sensor", moved.cursor)
+        assert not back.asset_events
+        assert len(receiver.received) == 1
+        assert "again" in back.skip_message
+
+    def test_a_version_and_a_scorer_changed_by_hand_are_drift_too(self, world: World):
+        world.client.create_model_version(world.agent.spec.model_name, source=f"models:/{world.champion_model_id}")
+        tag = next(t for t in world.client.get_experiment(world.experiment).tags if t.endswith("local_tiny_shouted"))
+        text = world.client.get_experiment(world.experiment).tags[tag]
+        world.client.set_experiment_tag(world.experiment, tag, text.replace('"sample_rate": 1.0', '"sample_rate": 0.0'))
+        found = {event.asset_key.path[1] for event in world.tick("champion_drift_sensor").asset_events}
+        assert found == {"uc_model_version", "registered_scorers"}
+
+    def test_the_graph_in_the_middle_of_a_move_is_not_reported(self, world: World, receiver: Receiver):
+        """The alias moves a moment before the ledger says so: a tick in between called the release foreign."""
+        name = world.agent.spec.model_name
+        world.client.delete_registered_model_alias(name, "champion")
+        job = world.definitions.resolve_job_def("tiny_release")
+        run = world.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        tick = world.tick("champion_drift_sensor")
+        assert not tick.asset_events
+        assert receiver.received == []
+        world.instance.report_run_failed(run)
+        assert len(world.tick("champion_drift_sensor", tick.cursor).asset_events) == 1
+        assert len(receiver.received) == 1
+
+
+RULES = [
+    {"name": "short_answers", "metric": "length/mean", "at_most": 1},
+    {"name": "not_known", "metric": "grounded/mean", "at_least": 1},
+]
+
+
+class TestAlerts:
+    def failed_run(self, world: World) -> str:
+        """Labels without a session: the step refuses."""
+        done = world.run("labeling", asset_selection=[dg.AssetKey(["tiny", "human_labels"])])
+        assert not done.success
+        return done.run_id
+
+    def test_failed_runs_and_error_checks_are_told_once_each_and_warnings_never(self, world: World, receiver: Receiver):
+        world = world.declared(alerts={"rules": RULES})
+        start = world.tick("alert_sensor").cursor
+        failed = self.failed_run(world)
+        monitored = world.run("monitor", partition_key=day_of(1))
+        assert monitored.success
+        checks = checks_of(monitored)
+        assert not checks["quality_metrics:short_answers"].passed
+        assert checks["quality_metrics:not_known"].severity == dg.AssetCheckSeverity.WARN
+
+        tick = world.tick("alert_sensor", start)
+        check = f"{monitored.run_id}:tiny/quality_metrics:short_answers"
+        assert said(receiver) == [("run_failed", failed), ("check_failed", check)]
+        for cursor in (tick.cursor, world.tick("alert_sensor", tick.cursor).cursor):
+            world.tick("alert_sensor", cursor)
+        assert len(receiver.received) == 2
+
+        # The daemon tags a failed run that it retries, minutes after people were told of it.
+        world.instance.add_run_tags(failed, {"dagster/did_retry": "true"})
+        world.tick("alert_sensor", tick.cursor)
+        assert len(receiver.received) == 2
+
+    def test_while_the_receiver_is_down_the_cursor_stays_and_the_message_arrives_later(
+        self, world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ):
+        start = world.tick("alert_sensor").cursor
+        first = self.failed_run(world)
+        receiver.statuses = [200, 400]
+        second = self.failed_run(world)
+        partly = world.tick("alert_sensor", start)
+        assert [body["run_id"] for _, _, body in receiver.received] == [first, second]
+        assert "webhook" in partly.skip_message, "the tick says that the second was not accepted"
+
+        up = os.environ[WEBHOOK]
+        monkeypatch.setenv(WEBHOOK, "http://127.0.0.1:9/nobody")
+        with pytest.raises(Refused, match=WEBHOOK):
+            world.tick("alert_sensor", partly.cursor)
+        monkeypatch.setenv(WEBHOOK, up)
+        receiver.statuses, receiver.received = [200], []
+        world.tick("alert_sensor", partly.cursor)
+        assert [body["run_id"] for _, _, body in receiver.received] == [second], "the first one is not told again"
+
+    def test_a_run_that_ended_a_little_earlier_and_appears_later_is_told(self, world: World, receiver: Receiver):
+        """Two processes end a run at once; the one that ended first is written last."""
+        start = world.tick("alert_sensor").cursor
+        early = self.failed_run(world)
+        late = self.failed_run(world)
+        held = world.instance.get_run_by_id(early)
+        assert held is not None
+        world.instance.delete_run(early)
+        tick = world.tick("alert_sensor", start)
+        assert said(receiver) == [("run_failed", late)]
+        world.instance.add_run(held)
+        ended = world.instance.get_run_record_by_id(late)
+        assert ended is not None
+        set_end_time(world, early, (ended.end_time or 0) - 1)
+        world.tick("alert_sensor", tick.cursor)
+        assert said(receiver) == [("run_failed", late), ("run_failed", early)]
+
+    def test_without_a_webhook_the_tick_says_what_to_set(self, world: World):
+        start = world.tick("alert_sensor").cursor
+        self.failed_run(world)
+        assert WEBHOOK in world.tick("alert_sensor", start).skip_message
+
+
+def set_end_time(world: World, run_id: str, end_time: float) -> None:
+    """Date the end of a run, as its own process did."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(Path(os.environ["DAGSTER_HOME"]) / "history" / "runs.db")) as runs, runs:
+        runs.execute("UPDATE runs SET end_time = ? WHERE run_id = ?", (end_time, run_id))
