@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 START_SECONDS = 90
 STOP_SECONDS = 15
+SETTLE_MS = 1500
+"""What the UI takes to draw and to move into place once everything is there."""
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -128,3 +130,16 @@ def browser_page(width: int, height: int) -> Generator[Page]:
             yield page
         finally:
             browser.close()
+
+
+def open_lineage(page: Page, url: str) -> None:
+    """The global asset lineage from left to right, every group expanded, without the panels beside it."""
+    page.goto(f"{url}/locations")
+    page.evaluate("localStorage.setItem('asset-graph-direction', JSON.stringify('horizontal'))")
+    page.get_by_text("Hide navigation").click()
+    page.goto(f"{url}/asset-groups")
+    page.locator("//input[starts-with(@placeholder, 'Jump to')]/following::button[1]").click()
+    page.wait_for_timeout(SETTLE_MS)
+    page.keyboard.press("Alt+KeyE")
+    page.wait_for_url("**/asset-groups?*expanded=*")
+    page.wait_for_timeout(SETTLE_MS)

@@ -14,29 +14,18 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from docs.dagster_ui import browser_page, dagster_ui
+from docs.dagster_ui import SETTLE_MS, browser_page, dagster_ui, open_lineage
 from lifecycle_assets.refused import Refused
 from resources.platform import Platform
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 AGENT = "docs_agent"
-GROUPS = ("candidate", "release", "monitoring", "review")
-SETTLE_MS = 1500
-"""What the UI takes to draw and to move into place once everything is there."""
 
 
 def asset_graph(page: Page, url: str) -> None:
-    """The global lineage, left to right, every group expanded, without the side panels."""
-    page.goto(f"{url}/locations")
-    page.evaluate("localStorage.setItem('asset-graph-direction', JSON.stringify('horizontal'))")
-    page.get_by_text("Hide navigation").click()
-    page.goto(f"{url}/asset-groups")
-    page.get_by_text(GROUPS[-1]).first.wait_for()
-    page.locator("//input[starts-with(@placeholder, 'Jump to')]/following::button[1]").click()
-    page.wait_for_timeout(SETTLE_MS)
-    page.keyboard.press("Alt+KeyE")
+    """The global lineage."""
+    open_lineage(page, url)
     page.get_by_text("judge_agreement").first.wait_for()
-    page.wait_for_timeout(SETTLE_MS)
     _save(page, "asset_graph")
 
 
@@ -75,7 +64,7 @@ def main() -> None:
         copy = Path(folder) / "dagster"
         shutil.copytree(home, copy)
         with dagster_ui(copy, daemon=False) as url:
-            for take, width, height in ((asset_graph, 2400, 800), (quality_metrics, 1600, 1000), (gate, 1600, 800)):
+            for take, width, height in ((asset_graph, 2400, 900), (quality_metrics, 1600, 1240), (gate, 1600, 800)):
                 with browser_page(width, height) as page:
                     take(page, url)
     for file in sorted(PICTURES.glob("*.png")):

@@ -80,7 +80,7 @@ def thresholds_plot(
     axes = figure.add_subplot()
     for position, (metric, value, limit, champion, passed) in enumerate(reversed(rows)):
         scale = max(abs(limit), abs(value or 0), abs(champion or 0)) or 1.0
-        axes.barh(position, (value or 0) / scale, color="#2e7d32" if passed else "#c62828", height=0.5)
+        axes.barh(position, (value or 0) / scale, color="#a5d6a7" if passed else "#ef9a9a", height=0.5)
         axes.plot([limit / scale] * 2, [position - 0.35, position + 0.35], color="black", linewidth=2)
         if champion is not None:
             axes.plot(champion / scale, position, marker="o", color="#ff9800", markersize=6)

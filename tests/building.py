@@ -258,7 +258,7 @@ class World:
     def champion_model_id(self) -> str:
         """Logged model of the champion, empty when nobody is."""
         champion = self.aliases().get("champion")
-        return next((v.tags["lifecycle.model_id"] for v in self.versions() if v.version == champion), "")
+        return next((v.tags["lifecycle.model_id"] for v in self.versions() if str(v.version) == champion), "")
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Change a file of the agent's folder."""

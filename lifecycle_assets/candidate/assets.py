@@ -36,8 +36,8 @@ def agent_source(agent: Agent) -> dg.SourceAsset:
         @dg.observable_source_asset(
             key=dg.AssetKey([agent.name, "agent_source"]),
             group_name=GROUP,
-            description=f"The agent's own code, config and requirements in {agent.folder.name}/, as a digest, and its git "
-            "commit. Observe it to see whether the logged model is behind the source.",
+            description=f"The agent's own code, config and requirements in {agent.folder.name}/, as a digest, and its "
+            "git commit. Observe it to see whether the logged model is behind the source.",
             tags={"dagster/kind/python": ""},
         )
         def observed_source() -> dg.ObserveResult:

@@ -154,8 +154,9 @@ def test_history_tells_the_evidence(state: Built, run: Run) -> None:
 def test_a_narrow_terminal_loses_nothing(state: Built, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     run_id = stages(run)["eval_results"]["run_id"]
-    for arguments in (["history", "tiny"], ["lineage", "champion"], ["query", "tiny", "FROM promotions"]):
-        assert run_id in run(*arguments).stdout
+    assert run_id in run("history", "tiny").stdout
+    assert run_id in run("lineage", "champion").stdout
+    assert state.trace_ids[0] in run("query", "tiny", "FROM traces").stdout
 
 
 def test_query_answers_in_json_and_from_standard_input(state: Built, run: Run) -> None:
