@@ -26,7 +26,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 START_SECONDS = 90
-STOP_SECONDS = 15
+STOP_SECONDS = 5
 SETTLE_MS = 1500
 """What the UI takes to draw and to move into place once everything is there."""
 
@@ -54,11 +54,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def dagster_ui(dagster_home: Path, *, project: Path = ROOT, daemon: bool = True) -> Generator[str]:
-    """`dagster dev` with the workspace of `project` while the block runs; yields the UI's URL.
+def dagster_ui(dagster_home: Path, *more_workspaces: Path, daemon: bool = True) -> Generator[str]:
+    """`dagster dev` with the shipped workspace, and others besides, while the block runs; yields the UI's URL.
 
-    Without `daemon` only its webserver: nothing starts runs then. The code location has been loaded, or has failed to
-    load, when the block starts. Every process that was started is ended when it leaves. Raises `RuntimeError` with
+    Without `daemon` only its webserver: nothing starts runs then. Each code location has been loaded, or has failed
+    to load, when the block starts. Every process that was started is ended when it leaves. Raises `RuntimeError` with
     the end of its log when it does not come up.
     """
     url = f"http://{HOST}:{free_port()}"
@@ -67,11 +67,13 @@ def dagster_ui(dagster_home: Path, *, project: Path = ROOT, daemon: bool = True)
     seen.parent.mkdir(parents=True, exist_ok=True)
     seen.write_text("{seen: 1}\n", encoding="utf-8")
     program = ["dagster", "dev"] if daemon else ["dagster_webserver"]
-    command = [sys.executable, "-m", *program, "-w", "workspace.yaml", "-h", HOST, "-p", port]
-    env = {**os.environ, "DAGSTER_HOME": str(dagster_home), "PYTHONPATH": str(project)}
+    command = [sys.executable, "-m", *program, "-h", HOST, "-p", port]
+    for workspace in (ROOT / "workspace.yaml", *more_workspaces):
+        command += ["-w", str(workspace)]
+    env = {**os.environ, "DAGSTER_HOME": str(dagster_home)}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            command, cwd=project, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=dagster_home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             if not _loads(process, url):

@@ -10,11 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 import requests
 
@@ -49,35 +51,31 @@ def served(agent: Agent) -> Generator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "lifecycle_assets.cli.main", "serve", agent.name, "--port", str(port)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
-    try:
-        _wait_until_up(process, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
         try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _wait_until_up(process, f"http://127.0.0.1:{port}", cast("TextIO", log))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait_until_up(process: subprocess.Popen[str], url: str) -> None:
+def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: TextIO) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            assert process.stderr is not None  # It is a pipe.
-            raise Refused(f"lifecycle serve ended: {process.stderr.read().strip()[-500:]}")
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             if requests.get(f"{url}/ping", timeout=2).ok:
                 return
         except requests.ConnectionError:
             time.sleep(0.25)
-    raise Refused(
-        f"lifecycle serve did not answer on {url} within {START_SECONDS} s: run it by itself and read its log."
-    )
+    log.seek(0)
+    said = log.read().strip()[-500:]
+    raise Refused(f"lifecycle serve did not answer on {url} within {START_SECONDS} s; its log ends: {said}")
 
 
 def ask(url: str, visit: Visit) -> str:

@@ -6,10 +6,12 @@ Not here: starting UI and browser (`docs/dagster_ui.py`), what the graph consist
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+import yaml
+from playwright.sync_api import Page, expect
 
 from docs.dagster_ui import ROOT, browser_page, dagster_ui, locations, open_lineage
 from lifecycle_assets.home import prepare_home
@@ -19,48 +21,60 @@ from tests.test_graph import ASSETS
 GROUPS = sorted({group for group, *_ in ASSETS.values()})
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The UI on an empty home, with the shipped code location and a broken copy of it."""
+    folder = tmp_path_factory.mktemp("ui")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patched.setenv("LIFECYCLE_HOME", str(folder / "home"))
+        patched.setenv("DAGSTER_HOME", str(folder / "home" / "dagster"))
+        with dagster_ui(prepare_home(Platform.from_env()), broken_project(folder / "broken")) as found:
+            yield found
+
+
 @pytest.fixture
-def dagster_home(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DAGSTER_HOME", str(platform.home / "dagster"))
-    return prepare_home(platform)
+def page() -> Iterator[Page]:
+    with browser_page(2400, 900) as found:
+        yield found
 
 
-def test_lineage_shows_every_asset_in_its_group_and_an_asset_says_what_it_is(dagster_home: Path):
-    with dagster_ui(dagster_home) as url, browser_page(2400, 900) as page:
-        open_lineage(page, url)
-        for name in [*GROUPS, *ASSETS]:
-            expect(page.get_by_text(name, exact=True).first).to_be_in_viewport()
-        assert len(GROUPS) == 4
-        assert len(ASSETS) == 15
+def test_lineage_shows_every_asset_in_its_group_and_an_asset_says_what_it_is(url: str, page: Page):
+    open_lineage(page, url)
+    assert len(GROUPS) == 4
+    assert len(ASSETS) == 15
+    for name in [*GROUPS, *ASSETS]:
+        expect(page.get_by_text(name, exact=True).first).to_be_in_viewport()
 
-        page.goto(f"{url}/assets/docs_agent/champion_alias")
-        expect(page.get_by_text("The first champion is gated like any other", exact=False)).to_be_visible()
-        expect(page.get_by_text("Never materialized").first).to_be_visible()
+    page.goto(f"{url}/assets/docs_agent/champion_alias")
+    expect(page.get_by_text("The first champion is gated like any other", exact=False)).to_be_visible()
+    expect(page.get_by_text("Never materialized").first).to_be_visible()
 
 
-def test_a_broken_declaration_is_one_sentence_on_the_page_of_code_locations(dagster_home: Path, tmp_path: Path):
-    project = broken_project(tmp_path / "project")
-    with dagster_ui(dagster_home, project=project, daemon=False) as url, browser_page(1400, 900) as page:
-        error = locations(url)[0]["locationOrLoadError"]
-        assert error["stack"] == []
+def test_a_broken_declaration_is_one_sentence_on_the_page_of_code_locations(url: str, page: Page):
+    loaded = {entry["name"]: entry["locationOrLoadError"] for entry in locations(url)}
+    assert loaded["lifecycle_assets"]["__typename"] == "RepositoryLocation"
+    assert loaded["broken"]["stack"] == []
 
-        page.goto(f"{url}/locations")
-        page.get_by_text("View error").click()
-        dialog = page.get_by_role("dialog")
-        expect(dialog).to_contain_text("docs_agent/defs.yaml: attributes.archive.settle_minute is not a known field")
-        expect(dialog).to_contain_text("did you mean 'settle_minutes'?")
-        assert "Traceback" not in dialog.inner_text()
-        assert 'File "' not in dialog.inner_text()
+    page.goto(f"{url}/locations")
+    page.get_by_text("View error").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("docs_agent/defs.yaml: attributes.archive.settle_minute is not a known field")
+    expect(dialog).to_contain_text("did you mean 'settle_minutes'?")
+    assert "Traceback" not in dialog.inner_text()
+    assert 'File "' not in dialog.inner_text()
 
 
 def broken_project(folder: Path) -> Path:
-    """A copy of the shipped project in which one field of `docs_agent` is misspelled."""
+    """A workspace with a copy of the shipped project in which one field of `docs_agent` is misspelled."""
     for name in ("lifecycle_assets", "sensors", "resources"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("workspace.yaml", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
     declaration = folder / "lifecycle_assets" / "defs" / "docs_agent" / "defs.yaml"
     text = declaration.read_text(encoding="utf-8")
     assert "settle_minutes:" in text
     declaration.write_text(text.replace("settle_minutes:", "settle_minute:"), encoding="utf-8")
-    return folder
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))
+    workspace["load_from"][0]["python_module"]["location_name"] = "broken"
+    (folder / "workspace.yaml").write_text(yaml.safe_dump(workspace), encoding="utf-8")
+    return folder / "workspace.yaml"
