@@ -25,7 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
-START_SECONDS = 90
+START_SECONDS = 150
 STOP_SECONDS = 5
 SETTLE_MS = 1500
 """What the UI takes to draw and to move into place once everything is there."""

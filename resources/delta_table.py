@@ -8,7 +8,7 @@ Not here: writing (`archive.py`), comparing rows (`row_changes.py`).
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -41,7 +41,7 @@ def open_table(uri: str) -> "DeltaTable | None":
 
 
 @contextmanager
-def storage(where: str) -> Iterator[None]:
+def storage(where: str) -> Generator[None]:
     """Turn faults of the storage inside the block into `Refused`; everything else passes unchanged."""
     from deltalake.exceptions import DeltaError
 

@@ -1,50 +1,111 @@
-"""A job whose process dies with SIGKILL at a chosen instant.
+"""Jobs whose process dies with SIGKILL at a chosen instant.
 
-Lives here: running a job in a process of its own that kills itself when a function of ours is entered or left.
-Add here: nothing but a further way to choose the instant.
+Lives here: a process that has imported everything, and forks for each job one that kills itself at a function of ours.
+Add here: a further way to choose the instant.
 Not here: what must hold afterwards (the tests).
 """
 
+import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.building import World
 
 _SCRIPT = """
-import os, signal, sys
+import importlib, json, os, signal, sys
+from functools import wraps
 from pathlib import Path
+import deltalake, duckdb, matplotlib, mlflow.genai, pandas, scipy.stats
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.demo.runs import QUIET
 from lifecycle_assets.home import open_instance
 from lifecycle_assets.spec_file import read_agent
 from resources.platform import Platform
 
-file, job, day, function, event, times = sys.argv[1:]
-left = [int(times)]
 
-def watch(frame, what, _):
-    if what == event and frame.f_code.co_qualname == function:
+def deadly(function, event, times):
+    module, _, path = function.partition(":")
+    owner_path, _, name = path.rpartition(".")
+    owner = importlib.import_module(module)
+    owner = getattr(owner, owner_path) if owner_path else owner
+    real, left = getattr(owner, name), [times]
+
+    def count():
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sys.setprofile(watch)
-agent_definitions(read_agent(Path(file))).resolve_job_def(job).execute_in_process(
-    instance=open_instance(Platform.from_env()), partition_key=day or None, run_config=QUIET
-)
+    @wraps(real)
+    def run(*args, **kwargs):
+        if event == "call":
+            count()
+        answer = real(*args, **kwargs)
+        if event == "return":
+            count()
+        return answer
+
+    setattr(owner, name, run)
+
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(2, 1)
+        deadly(asked["function"], asked["event"], asked["times"])
+        job = agent_definitions(read_agent(Path(sys.argv[1]))).resolve_job_def(asked["job"])
+        job.execute_in_process(
+            instance=open_instance(Platform.from_env()), partition_key=asked["day"] or None, run_config=QUIET
+        )
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-def die(world: World, job: str, function: str, event: str, *, day: str = "", times: int = 1) -> None:
-    """Run the job until `function` (by qualified name) is entered or left (`call`, `return`) for the `times`th time."""
+class Killer:
+    """Starts the agent's jobs and kills them."""
+
+    def __init__(self, world: World, process: subprocess.Popen[str]) -> None:
+        self._world, self._process = world, process
+
+    def kill(self, job: str, function: str, event: str, *, day: str = "", times: int = 1) -> None:
+        """Run the job until `function` (`module:qualified.name`) is entered or left for the `times`th time.
+
+        `event` is `call` or `return`. The process then is gone as after kill -9: nothing of it runs any more.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        name = f"{self._world.agent.name}_{job}"
+        asked = {"job": name, "function": function, "event": event, "day": day, "times": times}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        code = self._process.stdout.readline().strip()
+        assert code == str(-signal.SIGKILL.value), f"{function} was never reached: the job ended with {code or 'none'}"
+
+
+@contextmanager
+def killer(world: World) -> Iterator[Killer]:
+    """A killer of the world's jobs, as long as the block runs."""
     file = str(world.agent.folder / "defs.yaml")
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, file, f"{world.agent.name}_{job}", day, function, event, str(times)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, f"{function} was never reached: {done.stderr[-2000:]}"
+    log = world.platform.home / "killed.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, file],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield Killer(world, process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from error
+        finally:
+            process.kill()
+            process.communicate()

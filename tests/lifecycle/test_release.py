@@ -12,7 +12,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.promotion import require_evidence
 from lifecycle_assets.spec import Gate
 from tests.building import ATTRIBUTES, COMMIT, Released, World, checks_of, refusal
-from tests.lifecycle.dying import die
+from tests.lifecycle.dying import killer
 
 MADE = ("logged_models", "versions", "promotions", "traces", "runs")
 
@@ -72,14 +72,15 @@ def test_a_second_release_changes_nothing(world: World):
     assert after["lifecycle/record"] == champion["lifecycle/record"]
 
 
+REGISTRY, ARCHIVE = "resources.model_registry:MlflowModelRegistry", "resources.archive:DeltaArchive"
 DEATHS = [
-    # function, event, times: the instant, in the order of the release
-    ("MlflowModelRegistry.log", "return", 1),  # the model is complete, the step has not said so
-    ("MlflowEvaluator._evaluated", "return", 1),  # evaluated, without a verdict
-    ("MlflowModelRegistry._created", "return", 1),  # a version that is not linked back
-    ("MlflowModelRegistry.set_alias", "return", 1),  # previous is set, champion is not
-    ("DeltaArchive.append_once", "call", 1),  # champion is set, the ledger does not know
-    ("DeltaArchive.append_once", "return", 1),  # the ledger knows, the asset was not materialized
+    # function, event: the instant, in the order of the release
+    (f"{REGISTRY}.log", "return"),  # the model is complete, the step has not said so
+    ("resources.evaluator:MlflowEvaluator._evaluated", "return"),  # evaluated, without a verdict
+    (f"{REGISTRY}._created", "return"),  # a version that is not linked back
+    (f"{REGISTRY}.set_alias", "return"),  # previous is set, champion is not
+    (f"{ARCHIVE}.append_once", "call"),  # champion is set, the ledger does not know
+    (f"{ARCHIVE}.append_once", "return"),  # the ledger knows, the asset was not materialized
 ]
 
 
@@ -87,11 +88,12 @@ def test_a_changed_source_becomes_the_champion_once_however_often_its_release_is
     """kill -9 at six instants, among them the one between the alias and its row in the ledger."""
     first, before = world.champion_model_id, made(world)
     world.edit("agent.py", ".upper()", ".upper() + '!'")
-    for function, event, times in DEATHS:
-        die(world, "release", function, event, times=times)
-        if (function, event) == ("DeltaArchive.append_once", "call"):
-            assert world.aliases()["champion"] == "2"
-            assert made(world)["promotions"] == 1, "killed between the alias and the row"
+    with killer(world) as killing:
+        for function, event in DEATHS:
+            killing.kill("release", function, event)
+            if function.endswith("append_once") and event == "call":
+                assert world.aliases()["champion"] == "2"
+                assert made(world)["promotions"] == 1, "killed between the alias and the row"
     assert world.run("release").success
 
     second = world.champion_model_id

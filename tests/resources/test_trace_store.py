@@ -557,8 +557,16 @@ def test_a_trace_ingested_by_otlp_has_rows_like_any_other(server: tuple[Platform
     sqlite, http = server
     request = ExportTraceServiceRequest()
     at = (MIDNIGHT_MS - DAY_MS) * 10**6
-    span = request.resource_spans.add().scope_spans.add().spans.add(
-        trace_id=b"\x07" * 16, span_id=b"\x08" * 8, name="ask", start_time_unix_nano=at, end_time_unix_nano=at + 10**9
+    span = (
+        request.resource_spans.add()
+        .scope_spans.add()
+        .spans.add(
+            trace_id=b"\x07" * 16,
+            span_id=b"\x08" * 8,
+            name="ask",
+            start_time_unix_nano=at,
+            end_time_unix_nano=at + 10**9,
+        )
     )
     for key, value in {"session.id": "s-9", "mlflow.traceTag.mlflow.modelId": "m-9", "plain": "not json"}.items():
         span.attributes.add(key=key).value.string_value = value

@@ -290,19 +290,17 @@ class TestAlerts:
     def test_a_run_that_ended_a_little_earlier_and_appears_later_is_told(self, world: World, receiver: Receiver):
         """Two processes end a run at once; the one that ended first is written last."""
         start = world.tick("alert_sensor").cursor
-        early = self.failed_run(world)
+        early = world.instance.get_run_record_by_id(self.failed_run(world))
         late = self.failed_run(world)
-        held = world.instance.get_run_by_id(early)
-        assert held is not None
-        world.instance.delete_run(early)
+        assert early is not None
+        run_id = early.dagster_run.run_id
+        world.instance.delete_run(run_id)
         tick = world.tick("alert_sensor", start)
         assert said(receiver) == [("run_failed", late)]
-        world.instance.add_run(held)
-        ended = world.instance.get_run_record_by_id(late)
-        assert ended is not None
-        set_end_time(world, early, (ended.end_time or 0) - 1)
+        world.instance.add_run(early.dagster_run)
+        set_end_time(run_id, early.end_time or 0)
         world.tick("alert_sensor", tick.cursor)
-        assert said(receiver) == [("run_failed", late), ("run_failed", early)]
+        assert said(receiver) == [("run_failed", late), ("run_failed", run_id)]
 
     def test_without_a_webhook_the_tick_says_what_to_set(self, world: World):
         start = world.tick("alert_sensor").cursor
@@ -310,7 +308,7 @@ class TestAlerts:
         assert WEBHOOK in world.tick("alert_sensor", start).skip_message
 
 
-def set_end_time(world: World, run_id: str, end_time: float) -> None:
+def set_end_time(run_id: str, end_time: float) -> None:
     """Date the end of a run, as its own process did."""
     import sqlite3
     from contextlib import closing

@@ -6,6 +6,7 @@ Not here: starting UI and browser (`docs/dagster_ui.py`), what the graph consist
 """
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,10 @@ def test_a_broken_declaration_is_one_sentence_on_the_page_of_code_locations(url:
 
 
 def broken_project(folder: Path) -> Path:
-    """A workspace with a copy of the shipped project in which one field of `docs_agent` is misspelled."""
+    """A workspace with a copy of the shipped project in which one field of `docs_agent` is misspelled.
+
+    Its code location runs in a Python that finds the copy first: the project itself is installed.
+    """
     for name in ("lifecycle_assets", "sensors", "resources"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -75,6 +79,9 @@ def broken_project(folder: Path) -> Path:
     assert "settle_minutes:" in text
     declaration.write_text(text.replace("settle_minutes:", "settle_minute:"), encoding="utf-8")
     workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))
-    workspace["load_from"][0]["python_module"]["location_name"] = "broken"
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    workspace["load_from"][0]["python_module"].update(location_name="broken", executable_path=str(python))
     (folder / "workspace.yaml").write_text(yaml.safe_dump(workspace), encoding="utf-8")
     return folder / "workspace.yaml"
