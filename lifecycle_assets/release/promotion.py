@@ -121,7 +121,7 @@ def promote(
     current = aliases.get(CHAMPION, "")
     last = last_move(sql, prefix)
     if current == version.version and last and last["to_version"] == version.version:
-        return Move(last["from_version"], moved=False, at=str(last["at"]))
+        return Move(last["from_version"], moved=False, at=last["at"].isoformat(timespec="seconds"))
     former = aliases.get(PREVIOUS, "") if current == version.version else current
     if former and former != version.version:
         registry.set_alias(version.name, PREVIOUS, former)

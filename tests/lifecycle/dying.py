@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lifecycle_assets.demo.runs import Runner
 from tests.building import World
 
 _SCRIPT = """
@@ -21,7 +22,7 @@ from functools import wraps
 from pathlib import Path
 import deltalake, duckdb, matplotlib, mlflow.genai, pandas, scipy.stats
 from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.demo.runs import QUIET
+from lifecycle_assets.demo.runs import Runner
 from lifecycle_assets.home import open_instance
 from lifecycle_assets.spec_file import read_agent
 from resources.platform import Platform
@@ -57,10 +58,10 @@ for line in sys.stdin:
     if pid == 0:
         os.dup2(2, 1)
         deadly(asked["function"], asked["event"], asked["times"])
-        job = agent_definitions(read_agent(Path(sys.argv[1]))).resolve_job_def(asked["job"])
-        job.execute_in_process(
-            instance=open_instance(Platform.from_env()), partition_key=asked["day"] or None, run_config=QUIET
-        )
+        definitions = agent_definitions(read_agent(Path(sys.argv[1])))
+        runner = Runner(definitions, open_instance(Platform.from_env()), print)
+        runner.settle_interrupted()
+        runner.job(asked["job"], partition_key=asked["day"] or None)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
@@ -72,6 +73,10 @@ class Killer:
 
     def __init__(self, world: World, process: subprocess.Popen[str]) -> None:
         self._world, self._process = world, process
+
+    def settle(self) -> int:
+        """Free what the killed runs hold, as the demo and the daemon do before they go on; returns how many."""
+        return Runner(self._world.definitions, self._world.instance, print).settle_interrupted()
 
     def kill(self, job: str, function: str, event: str, *, day: str = "", times: int = 1) -> None:
         """Run the job until `function` (`module:qualified.name`) is entered or left for the `times`th time.

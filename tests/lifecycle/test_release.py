@@ -94,6 +94,7 @@ def test_a_changed_source_becomes_the_champion_once_however_often_its_release_is
             if function.endswith("append_once") and event == "call":
                 assert world.aliases()["champion"] == "2"
                 assert made(world)["promotions"] == 1, "killed between the alias and the row"
+        assert killing.settle() == 1, "each run settles the one before"
     assert world.run("release").success
 
     second = world.champion_model_id
