@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import dagster as dg
 
 from lifecycle_assets.cli.main import COMMANDS, main
 from lifecycle_assets.component import agent_definitions

@@ -161,11 +161,12 @@ class World:
     agent: Agent
     platform: Platform
     instance: dg.DagsterInstance
+    beside: tuple[Agent, ...] = ()
 
     @cached_property
     def definitions(self) -> dg.Definitions:
-        """What the code location holds of the agent."""
-        return agent_definitions(self.agent)
+        """The code location: the agent, and those beside it."""
+        return dg.Definitions.merge(*(agent_definitions(agent) for agent in (self.agent, *self.beside)))
 
     def run(self, job: str, **options: Any) -> dg.ExecuteInProcessResult:
         """Run `<agent>_<job>` to its end, failed or not."""

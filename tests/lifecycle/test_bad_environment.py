@@ -1,133 +1,119 @@
-"""Faults of the environment and of an agent's code: one sentence with a remedy, and nothing half-done."""
+"""What a person reads when a server, a disk, a database or the agent itself is at fault: one sentence with a remedy."""
 
 import os
 import socket
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.spec_file import Agent
-from resources.census import count
-from resources.model_registry import MlflowModelRegistry
-from resources.platform import Platform
-from tests.building import AGENT_PY, make_agent
+from lifecycle_assets.records import SessionRecord
+from tests.building import World, checks_of, day_of, refusal
+from tests.lifecycle.test_release import made
+
+RELEASE = ("eval_dataset", "logged_model", "eval_results", "uc_model_version", "champion_alias")
+MONITOR = ("registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
 
 
-def refusal(agent: Agent, *assets: str) -> tuple[str, str, set[str]]:
-    """Run a release (or some of its assets) that must fail: the step, its sentence, and the checks that failed."""
-    outcome = (
-        agent_definitions(agent)
-        .resolve_job_def(f"{agent.name}_release")
-        .execute_in_process(
-            instance=dg.DagsterInstance.ephemeral(),
-            asset_selection=[dg.AssetKey([agent.name, name]) for name in assets] or None,
-            raise_on_error=False,
-        )
-    )
-    assert not outcome.success
-    red = {e.check_name for e in outcome.get_asset_check_evaluations() if not e.passed}
-    for event in outcome.all_events:
-        if event.is_step_failure and event.step_failure_data.user_failure_data:
-            return str(event.step_key), str(event.step_failure_data.user_failure_data.description), red
-    raise AssertionError(f"no step refused: {[e.message for e in outcome.all_events if e.is_step_failure]}")
+def step(world: World, asset: str) -> dg.ExecuteInProcessResult:
+    """Materialize one asset by the job it belongs to."""
+    job = "release" if asset in RELEASE else "monitor" if asset in MONITOR else "labeling"
+    partition = day_of(1) if asset in MONITOR else None
+    return world.run(job, asset_selection=[dg.AssetKey(["tiny", asset])], partition_key=partition)
 
 
-@pytest.mark.parametrize(
-    ("source", "check", "words"),
-    [
-        (AGENT_PY.replace("mlflow.models.set_model(TinyAgent())", ""), "set_model_present", "set_model"),
-        (AGENT_PY.replace("def answer(self", "def answer(self,,"), None, "agent.py"),
-        (
-            AGENT_PY.replace('if "explode" in question', "if True"),
-            "smoke_prediction",
-            "the agent exploded",
-        ),
-    ],
-    ids=["no set_model", "syntax error", "predict raises"],
-)
-def test_a_broken_agent_is_one_sentence_and_leaves_no_model(
-    platform: Platform, tmp_path: Path, source: str, check: str | None, words: str
+def one_sentence(done: dg.ExecuteInProcessResult) -> str:
+    """What the failed step said, which is one line and no stack."""
+    assert not done.success
+    said = refusal(done)
+    assert "\n" not in said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("asset", [*RELEASE, *MONITOR, "human_labels"])
+def test_a_server_that_does_not_answer_is_named_without_its_password(
+    world: World, asset: str, monkeypatch: pytest.MonkeyPatch
 ):
-    agent = make_agent(tmp_path, agent_py=source)
-    step, sentence, red = refusal(agent, "logged_model")
-    assert step == "tiny__logged_model"
-    assert words in sentence
-    assert "\n" not in sentence
-    assert (check is None) or (check in red)
-    assert count(platform, agent).logged_models == 0
-    assert MlflowModelRegistry(platform).versions(agent.spec.model_name) == []
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cret@127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        before = world.materialized(asset)
+        if asset == "human_labels":
+            record = SessionRecord("s", "s", [], "", "", "").to_json()
+            world.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    dg.AssetKey(["tiny", "labeling_session"]),
+                    metadata={"lifecycle/record": dg.MetadataValue.json(record)},
+                )
+            )
+        said = one_sentence(step(world, asset))
+    remedy = "the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    assert said == f"http://127.0.0.1:{port}: {remedy}"
+    assert world.materialized(asset) == before
 
 
-def test_an_empty_dataset_names_the_file(platform: Platform, tmp_path: Path):
-    step, sentence, _ = refusal(make_agent(tmp_path, dataset=""), "eval_dataset")
-    assert step == "tiny__eval_dataset"
-    assert "eval_dataset.jsonl: holds no record" in sentence
-
-
-def test_an_unreachable_tracking_server_is_named(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    _, sentence, _ = refusal(make_agent(tmp_path))
-    assert f"http://127.0.0.1:{port}: the server does not answer; start it" in sentence
-    assert "secret" not in sentence
-
-
-def test_a_home_that_cannot_be_written_is_named(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "file").write_text("not a folder")
+def test_a_home_that_cannot_be_made_is_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
     monkeypatch.setenv("LIFECYCLE_HOME", str(tmp_path / "file" / "home"))
-    _, sentence, _ = refusal(make_agent(tmp_path))
-    assert "LIFECYCLE_HOME" in sentence
-    assert "cannot be written" in sentence
+    said = one_sentence(step(world, "eval_dataset"))
+    assert said.startswith(f"LIFECYCLE_HOME {tmp_path}/file/home: cannot be written (Not a directory)")
+    assert said.endswith("or set LIFECYCLE_HOME to a folder you can write.")
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A file system of 1 MB, mounted with the given options."""
-    if os.geteuid():
-        pytest.skip("mounting a file system needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(options: str) -> Path:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
-        return place
-
-    yield mount
-    subprocess.run(["umount", str(place)], check=False)
+def test_a_full_disk_is_named_and_nothing_is_half_done(world: World):
+    """`/dev/full` answers every write as a full disk does."""
+    before = made(world)
+    (world.platform.home / f".probe-{os.getpid()}").symlink_to("/dev/full")
+    said = one_sentence(step(world, "eval_dataset"))
+    assert said.startswith(f"LIFECYCLE_HOME {world.platform.home}: cannot be written (No space left on device)")
+    assert "free space there" in said
+    assert made(world) == before
+    assert step(world, "eval_dataset").success
 
 
-@pytest.mark.parametrize("options", ["size=1m", "size=1m,ro"], ids=["full", "read-only"])
-def test_a_full_or_read_only_disk_is_named(
-    platform: Platform,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_disk: Callable[[str], Path],
-    options: str,
+def test_a_table_that_cannot_be_written_is_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIFECYCLE_WAREHOUSE_URI", str(tmp_path / "file"))
+    said = one_sentence(step(world, "archived_traces"))
+    assert str(tmp_path / "file") in said
+
+
+def test_a_database_another_process_holds_is_named_and_the_step_repeats_cleanly(world: World):
+    before = made(world)
+    file = world.platform.home / "mlflow.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        said = one_sentence(step(world, "eval_dataset"))
+        other.execute("ROLLBACK")
+    remedy = "stop that process or wait for it, then run again."
+    assert said == f"sqlite:///{file}: the SQLite file is locked by another process; {remedy}"
+    assert step(world, "eval_dataset").success
+    assert made(world) == before
+
+
+UNSET = ("mlflow.models.set_model(TinyAgent())", "TinyAgent()", "set_model_present", "set_model")
+RAISES = ("question = request.input[-1].content", "question = request.put", "smoke_prediction", "predict raised")
+
+
+@pytest.mark.parametrize(("old", "new", "check", "says"), [UNSET, RAISES], ids=["no set_model", "predict raises"])
+def test_an_agent_that_cannot_work_reddens_its_check_and_becomes_no_model(
+    world: World, old: str, new: str, check: str, says: str
 ):
-    disk = tiny_disk(options)
-    if not options.endswith("ro"):
-        (disk / "filler").write_bytes(b"x" * (1024 * 1024 - 8192))
-    monkeypatch.setenv("LIFECYCLE_HOME", str(disk / "home"))
-    _, sentence, _ = refusal(make_agent(tmp_path))
-    assert "cannot be written" in sentence
-    assert "free space" in sentence
-
-
-def test_a_locked_database_is_named(platform: Platform, tmp_path: Path):
-    agent = make_agent(tmp_path)
-    lock = sqlite3.connect(platform.home / "mlflow.db", isolation_level=None)
-    lock.execute("BEGIN EXCLUSIVE")
-    try:
-        _, sentence, _ = refusal(agent)
-    finally:
-        lock.close()
-    assert "mlflow.db: the SQLite file is locked by another process" in sentence
-    assert count(platform, agent).logged_models == 0
+    before, materialized = made(world), world.materialized("logged_model")
+    world.edit("agent.py", old, new)
+    done = world.run("release")
+    said = one_sentence(done)
+    assert says in said
+    assert str(world.agent.path("agent.py")) in said
+    found = checks_of(done)[f"logged_model:{check}"]
+    assert (found.passed, found.description) == (False, said)
+    assert {name: value for name, value in made(world).items() if name != "runs"} == {
+        name: value for name, value in before.items() if name != "runs"
+    }
+    assert world.materialized("logged_model") == materialized
+    assert world.aliases() == {"champion": "1"}

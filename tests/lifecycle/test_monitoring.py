@@ -143,14 +143,13 @@ STORE, ARCHIVE = "resources.trace_store:MlflowTraceStore", "resources.archive:De
 
 
 def test_killed_while_scoring_and_while_archiving_each_row_is_there_once(world: World):
-    """kill -9 after some scores, in the middle of the three tables, and before the numbers."""
+    """kill -9 after some scores, between the second and the third table, and before the numbers."""
     day = day_of(4)
     asked = [world.ask(f"question {number}", at=noon(4) + timedelta(seconds=number)) for number in range(20)]
     with killer(world) as killing:
         killing.kill("monitor", f"{STORE}.write_score", "return", day=day, times=7)
         assert sum(len(assessments(world, trace_id)) for trace_id in asked) == 7
         killing.kill("monitor", f"{ARCHIVE}._upsert_into", "call", day=day, times=3)
-        killing.kill("monitor", f"{ARCHIVE}._compact", "call", day=day, times=2)
         assert trace_ids(world, day) == [], "spans and assessments are there, their traces are not"
         killing.kill("monitor", f"{ARCHIVE}.replace_day", "call", day=day)
         killing.settle()

@@ -1,76 +1,59 @@
-"""Two agents in one code location: they share nothing, and one that is broken does not disturb the other."""
+"""Two agents in one code location, one of which cannot be imported: the other one lives on, and they share nothing."""
 
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
-from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.home import open_instance, prepare_home
-from resources.census import count
-from resources.gateways import GATEWAYS
-from resources.mlflow_store import open_client
-from resources.model_registry import MlflowModelRegistry
-from resources.platform import Platform
-from tests.building import make_agent
+from resources.scorer_source import declared_scorers
+from tests.building import AGENT_PY, World, checks_of, make_agent, refusal
+
+SENSORS = (
+    "scorer_backfill_sensor",
+    "labeling_session_sensor",
+    "label_sync_sensor",
+    "champion_drift_sensor",
+    "alert_sensor",
+)
 
 
 @pytest.fixture
-def instance(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
-    monkeypatch.setenv("DAGSTER_HOME", str(prepare_home(platform)))
-    return open_instance(platform)
+def broken(world: World, tmp_path: Path) -> World:
+    """The agent `tiny_two`, whose file raises when it is imported, beside the released `tiny`."""
+    agent = make_agent(tmp_path / "more", "tiny_two", agent_py="raise RuntimeError('no licence')\n" + AGENT_PY)
+    return World(agent, world.platform, world.instance, beside=(world.agent,))
 
 
-def failure_of(outcome: dg.ExecuteInProcessResult) -> tuple[str, str]:
-    """Step and sentence of the first step that failed."""
-    for event in outcome.all_events:
-        if event.is_step_failure and event.step_failure_data.user_failure_data:
-            return str(event.step_key), str(event.step_failure_data.user_failure_data.description)
-    raise AssertionError("no step refused")
+def test_an_agent_that_does_not_import_stops_only_itself(world: World, broken: World):
+    names = {job.name for job in broken.definitions.get_repository_def().get_all_jobs()}
+    assert {"tiny_release", "tiny_two_release"} <= names, "the code location loads"
 
-
-def test_a_broken_agent_fails_where_it_is_used_and_the_other_lives(
-    platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
-):
-    good = make_agent(tmp_path, "good")
-    broken = make_agent(
-        tmp_path,
-        "broken",
-        agent_py="import no_such_package\nimport mlflow\n\nmlflow.models.set_model(no_such_package.Agent())\n",
-        scorers_py="def shouted(:\n",
+    done = broken.run("release")
+    assert not done.success
+    failed = {event.step_key for event in done.all_events if event.is_step_failure}
+    assert failed == {"tiny_two__logged_model"}
+    file = broken.agent.path("agent.py")
+    assert refusal(done) == (
+        f"{file} line 1: raised RuntimeError: no licence when the file was loaded; correct it there."
     )
-    definitions = dg.Definitions.merge(agent_definitions(good), agent_definitions(broken))
+    assert "\n" not in refusal(done)
+    assert broken.materialized("logged_model") == 0
+    assert broken.aliases() == {}
+    assert not checks_of(done)
 
-    outcome = definitions.resolve_job_def("broken_release").execute_in_process(instance=instance, raise_on_error=False)
-    step, sentence = failure_of(outcome)
-    assert step == "broken__logged_model"
-    assert "no_such_package" in sentence
-    assert "agent.py" in sentence
-    assert "\n" not in sentence
+    good = World(world.agent, world.platform, world.instance, beside=(broken.agent,))
+    assert good.run("release").success
+    for sensor in SENSORS:
+        assert good.tick(sensor).run_requests == []
+        assert broken.tick(sensor).run_requests == []
 
-    assert definitions.resolve_job_def("good_release").execute_in_process(instance=instance).success
-    assert (
-        definitions.resolve_job_def("good_monitor")
-        .execute_in_process(instance=instance, partition_key=f"{dg_today()}")
-        .success
-    )
-    for sensor in ("scorer_backfill_sensor", "labeling_session_sensor", "champion_drift_sensor", "alert_sensor"):
-        definition = definitions.resolve_sensor_def(f"good_{sensor}")
-        with dg.build_sensor_context(
-            instance=instance, definitions=definitions, resources=dict(GATEWAYS), sensor_name=definition.name
-        ) as context:
-            definition.evaluate_tick(context)
-
-    registry = MlflowModelRegistry(platform)
-    assert registry.aliases(good.spec.model_name) == {"champion": "1"}
-    assert registry.versions(broken.spec.model_name) == []
-    assert count(platform, broken).logged_models == 0
-    experiments = {e.name: e.experiment_id for e in open_client(platform).search_experiments()}
-    assert experiments["/agents/good"] != experiments["/agents/broken"]
-    tables = sorted(path.name for path in (platform.home / "warehouse" / "main" / "agents").iterdir())
-    assert all(name.startswith("good_") for name in tables), tables
-
-
-def dg_today() -> str:
-    """The newest day of the partitions."""
-    return dg.DailyPartitionsDefinition("2025-01-01", end_offset=1).get_last_partition_key() or ""
+    assert good.experiment != broken.experiment
+    assert broken.client.search_traces(locations=[broken.experiment], include_spans=False) == []
+    assert broken.client.search_logged_models([broken.experiment], "tags.`lifecycle.complete` = 'true'") == []
+    one, two = ({s.registered_name for s in declared_scorers(w.agent, "local")} for w in (good, broken))
+    assert not one & two
+    held = set(good.client.get_experiment(good.experiment).tags)
+    assert {name.rpartition(".")[2] for name in held if "local_" in name} == one
+    tables = {path.name for path in Path(good.platform.warehouse).glob("main/agents/*")}
+    assert {"tiny_traces", "tiny_promotions"} <= tables
+    assert not [name for name in tables if name.startswith("tiny_two_")]
+    assert good.agent.spec.table_prefix != broken.agent.spec.table_prefix
