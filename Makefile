@@ -7,8 +7,9 @@ export LIFECYCLE_HOME ?= $(CURDIR)/.lifecycle
 export DAGSTER_HOME ?= $(LIFECYCLE_HOME)/dagster
 PATH := $(CURDIR)/$(BIN):$(PATH)
 export PATH
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test ui lint format typecheck defs bench pins clean
+.PHONY: demo test ui lint format typecheck defs bench pictures reference pins clean
 
 demo: $(VENV)/.run ## The whole life of docs_agent; FRESH=1 starts over
 	@$(BIN)/python -m lifecycle_assets.demo.main $(if $(FRESH),--fresh)
@@ -49,6 +50,13 @@ $(VENV)/.run: requirements.txt
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
+
+pictures: $(VENV)/.dev ## Take the pictures of the documentation from the running UI
+	@sh tests/ui/chromium.sh
+	$(BIN)/python -m docs.make_pictures
+
+reference: $(VENV)/.dev ## Write docs/reference.md from the code
+	$(BIN)/python -m docs.make_reference
 
 pins: ## Resolve the pins again; no index is named in them
 	$(BIN)/python -m pip install --quiet uv

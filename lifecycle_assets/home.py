@@ -18,6 +18,8 @@ DAGSTER_YAML = """\
 # Written once by lifecycle-assets; yours to change.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 concurrency:
   pools:
     default_limit: 1   # one writer a table, one run at a time on an agent's registry

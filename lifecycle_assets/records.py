@@ -200,9 +200,13 @@ class SessionRecord(Record):
 
 @dataclass(frozen=True)
 class LabelsRecord(Record):
-    """Labels of a session as synced: completed items, labels, and the dataset they were merged into."""
+    """Labels as synced: completed items, labels, and the dataset they were merged into.
+
+    `completions` is a digest of the completed items of the newest sessions: the sensor compares it with what is there.
+    """
 
     session_id: str
+    completions: str
     completed: int
     labels: int
     merged: int

@@ -46,7 +46,9 @@ def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
     try:
         spec = AgentSpec.model_validate(attributes or {})
     except ValidationError as error:
-        first, *others = error.errors(include_url=False)
+        # An unknown field is often the misspelling of one that is then missing: it comes first.
+        found = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        first, *others = found
         more = f" ({len(others)} more after this one.)" if others else ""
         raise Refused(f"{_shown(file)}: {_sentence(first, attributes or {})}{more}") from None
     agent = Agent(spec, file.parent)

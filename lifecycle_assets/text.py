@@ -20,7 +20,7 @@ MAX_CELL = 200
 
 def plain(value: object, limit: int = MAX_CELL) -> str:
     """`value` as one line that Markdown and HTML show literally, cut at `limit` characters."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     text = "".join(ch if ch.isprintable() else " " for ch in text)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(text, quote=False))
@@ -90,7 +90,8 @@ def thresholds_plot(
         )
     axes.set_yticks([])
     axes.set_xticks([])
-    axes.set_title(f"{title}. Tick: limit. Dot: champion.".replace("$", r"\$"), fontsize=9, loc="left")
+    dot = " Dot: champion." if any(row[3] is not None for row in rows) else ""
+    axes.set_title(f"{title}. Tick: limit.{dot}".replace("$", r"\$"), fontsize=9, loc="left")
     return _image(figure, title)
 
 

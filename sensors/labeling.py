@@ -5,24 +5,22 @@ Add here: a further fact that should bring people in.
 Not here: which traces are chosen (`lifecycle_assets/choosing.py`), opening the session (`review.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from lifecycle_assets.edges import latest
-from lifecycle_assets.records import ChampionRecord, SessionRecord, digest
+from lifecycle_assets.records import ChampionRecord, LabelsRecord, SessionRecord, digest
 from lifecycle_assets.review.assets import sessions_of
 from lifecycle_assets.review.choosing import choose_traces, negative_traces
+from lifecycle_assets.review.labels import OPEN_SESSIONS, completions
 from lifecycle_assets.spec_file import Agent
 from resources.archive import Archive
-from resources.labeling_desk import Item, LabelingDesk
+from resources.labeling_desk import LabelingDesk
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
 from sensors.watermark import LabelingCursor, SyncCursor
-
-OPEN_SESSIONS = 5
-"""Newest sessions whose items a tick looks at: one call each."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,6 @@ def _open_request(agent: str, opening: Opening) -> dg.RunRequest:
     )
 
 
-def completions(items: Mapping[str, Sequence[Item]]) -> list[tuple[str, str, int]]:
-    """Completed items as `(session, trace, when in epoch milliseconds)`, in a fixed order."""
-    return sorted(
-        (session, item.trace_id, item.updated_ms)
-        for session, found in items.items()
-        for item in found
-        if item.status == "complete"
-    )
-
-
 def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
     """Declare `<agent>_label_sync_sensor`."""
 
@@ -122,7 +110,7 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Fires when reviewers completed items. Asks for human_labels and judge_agreement. Never twice: the "
-        "cursor is a digest of the completions.",
+        "completions are compared with those last synced, and the cursor holds those last asked for.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
@@ -130,9 +118,10 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
         sessions = sessions_of(context.instance, agent.name)[:OPEN_SESSIONS]
         if not sessions:
             return dg.SkipReason("No labeling session was opened yet.")
-        done = completions({session.session_id: desk.items(session.session_id) for session in sessions})
-        now = SyncCursor(digest(done))
-        if not done or now == SyncCursor.from_json(context.cursor):
+        now = SyncCursor(completions({session.session_id: desk.items(session.session_id) for session in sessions}))
+        synced = latest(context.instance, dg.AssetKey([agent.name, "human_labels"]), LabelsRecord)
+        known = {"", SyncCursor.from_json(context.cursor).completions, synced.completions if synced else ""}
+        if now.completions in known:
             return dg.SkipReason("No item was completed since the last tick.")
         request = dg.RunRequest(
             run_key=f"labels:{now.completions}",

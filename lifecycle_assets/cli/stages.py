@@ -211,6 +211,8 @@ def _sessions(agent: Agent, sources: Sources) -> Facts | None:
 
 def _checks(agent: Agent, sources: Sources) -> Facts | None:
     """Checks whose newest evaluation failed."""
+    import dagster as dg
+
     if sources.instance is None:
         return None
     keys = sorted(agent_definitions(agent).resolve_asset_graph().asset_check_keys)
@@ -218,7 +220,8 @@ def _checks(agent: Agent, sources: Sources) -> Facts | None:
     for key in keys:
         record = sources.instance.get_latest_asset_check_evaluation_record(key)
         said = record.evaluation if record else None
-        if record is None or said is None:
+        # A check of a run that stopped before it was only planned: it says nothing.
+        if record is None or not isinstance(said, dg.AssetCheckEvaluation):
             continue
         seen += 1
         if not said.passed:

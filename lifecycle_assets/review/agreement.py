@@ -15,7 +15,7 @@ class Agreement:
     """Cohen's kappa of `n` pairs with its confidence interval, and how many of the pairs `agreed`.
 
     Kappa is 1 for perfect agreement, 0 for what chance gives, negative below that. All three numbers are None when
-    both raters gave one and the same answer throughout: chance alone then agrees always, and kappa is 0/0.
+    a rater gave one answer throughout: kappa is then 0 with a standard error of 0, or 0/0, whatever the other said.
     """
 
     kappa: float | None
@@ -37,14 +37,12 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]], confidence: float = 0.95) ->
         return None
     n = len(pairs)
     agreed = sum(1 for first, second in pairs if first == second)
-    if agreed == n and len({first for first, _ in pairs}) == 1:
+    if len({first for first, _ in pairs}) == 1 or len({second for _, second in pairs}) == 1:
         return Agreement(None, None, None, n, agreed)
-    import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
 
     counts = [[sum(1 for pair in pairs if pair == (row, column)) for column in (True, False)] for row in (True, False)]
-    with np.errstate(invalid="ignore"):  # A rater with one answer throughout: its test of kappa = 0 divides 0 by 0.
-        result = cohens_kappa(counts)
+    result = cohens_kappa(counts)
     kappa = float(result.kappa)
     half_width = NormalDist().inv_cdf(0.5 + confidence / 2) * float(result.std_kappa)
     return Agreement(kappa, max(-1.0, kappa - half_width), min(1.0, kappa + half_width), n, agreed)

@@ -15,7 +15,7 @@ from lifecycle_assets.edges import latest, lifecycle_asset, recent_records, resu
 from lifecycle_assets.records import ChampionRecord, LabelsRecord, ScorersRecord, SessionRecord, digest
 from lifecycle_assets.review.agreement import Agreement, cohen_kappa
 from lifecycle_assets.review.choosing import choose_traces
-from lifecycle_assets.review.labels import dataset_records, judge_pairs, reviewer_pairs
+from lifecycle_assets.review.labels import OPEN_SESSIONS, completions, dataset_records, judge_pairs, reviewer_pairs
 from lifecycle_assets.spec import Labeling, LabelSchema
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import plain, table
@@ -134,18 +134,15 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
         """
         sessions = sessions_of(context.instance, agent.name)
         newest = upstream(context, "labeling_session", SessionRecord)
-        completed = [
-            item.trace_id
-            for session in sessions
-            for item in desk.items(session.session_id)
-            if item.status == "complete"
-        ]
+        items = {session.session_id: desk.items(session.session_id) for session in sessions}
+        completed = [item.trace_id for found in items.values() for item in found if item.status == "complete"]
         labels = desk.labels(agent, completed) if completed else []
         requests = {trace.info.trace_id: traces.rows(trace).trace["request"] for trace in traces.read(completed)}
         records = dataset_records(labels, agent.spec.labeling.schemas, requests)
         dataset = evaluator.merge_labels(agent, records) if records else evaluator.ensure_dataset(agent)
         record = LabelsRecord(
             session_id=newest.session_id,
+            completions=completions(dict(list(items.items())[:OPEN_SESSIONS])),
             completed=len(completed),
             labels=len(labels),
             merged=len(records),
@@ -261,7 +258,9 @@ def _agreement_check(
     ]
     undefined = [name for name, agreement in known if agreement.kappa is None]
     sentences = [f"{name}: kappa is below {labeling.min_kappa:g}: look at the traces they differ on." for name in low]
-    sentences += [f"{name}: kappa is undefined, every answer is the same: label more traces." for name in undefined]
+    sentences += [
+        f"{name}: kappa says nothing, one side always answers the same: label more traces." for name in undefined
+    ]
     return dg.AssetCheckResult(
         check_name=check,
         passed=bool(known) and not sentences,

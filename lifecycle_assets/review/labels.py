@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lifecycle_assets.records import digest
 from lifecycle_assets.spec import Labeling, LabelSchema
-from resources.labeling_desk import Label
+from resources.labeling_desk import Item, Label
+
+OPEN_SESSIONS = 5
+"""Newest sessions whose completions are watched: one call each at every tick."""
 
 YES = frozenset({"pass", "yes", "true", "1", "1.0"})
 NO = frozenset({"fail", "no", "false", "0", "0.0"})
@@ -46,6 +50,17 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(item) for item in value]
     return value
+
+
+def completions(items: Mapping[str, Sequence[Item]]) -> str:
+    """Digest of the completed items of each session; empty when none is complete."""
+    done = sorted(
+        (session, item.trace_id, item.updated_ms)
+        for session, found in items.items()
+        for item in found
+        if item.status == "complete"
+    )
+    return digest(done) if done else ""
 
 
 def dataset_records(

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from resources.feedback import send_feedback
+from resources.trace_rows import SCORER_VERSION
 from tests.building import World, checks_of, day_of, noon
 from tests.lifecycle.dying import killer
 
@@ -71,7 +72,7 @@ def test_the_day_has_its_numbers_by_version_and_a_picture(world: World):
     assert (metrics["shouted/mean"]["value"], metrics["shouted/mean"]["n"]) == (1.0, 6)
     assert 0 < metrics["shouted/mean"]["ci_low"] <= 1 == metrics["shouted/mean"]["ci_high"]
     assert (metrics["error_rate"]["value"], metrics["traces"]["value"]) == (0.0, 6.0)
-    assert metrics["latency_seconds/p50"]["value"] == pytest.approx(0.2)
+    assert metrics["latency/p50"]["value"] == pytest.approx(0.2)
     metadata = world.metadata("quality_metrics")
     assert metadata["plot"].startswith("![tiny, last 30 days](data:image/png;base64,")
     assert metadata["dagster/row_count"] == len(rows)
@@ -156,7 +157,7 @@ def test_killed_while_scoring_and_while_archiving_each_row_is_there_once(world: 
     done = world.run("monitor", partition_key=day)
     assert done.success
     assert all(check.passed for check in checks_of(done).values())
-    scores = [(a.name, a.metadata["lifecycle.scorer_version"]) for t in asked for a in assessments(world, t)]
+    scores = [(a.name, a.metadata[SCORER_VERSION]) for t in asked for a in assessments(world, t)]
     assert scores.count(("local_tiny_shouted", "1")) == 20
     assert set(trace_ids(world, day)) == set(asked)
     found = counts(world, day)

@@ -9,12 +9,13 @@ import pytest
 
 from lifecycle_assets.jobs import days_due
 from lifecycle_assets.records import ScorersRecord, ScorerVersion, ScoresRecord, SessionRecord
+from lifecycle_assets.review.labels import completions
 from lifecycle_assets.spec import BackfillPolicy, Scorer
 from resources.model_registry import RegisteredVersion
 from resources.scorer_source import DeclaredScorer
 from sensors.alerts import messages_of
 from sensors.drift import find_drift
-from sensors.labeling import completions, decide_opening
+from sensors.labeling import decide_opening
 from sensors.scorer_backfill import Plan, plan_backfill
 from sensors.watermark import BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
 
@@ -168,12 +169,15 @@ class TestDecideOpening:
         assert self.decide(champion="2", negative=["a", "b"]).name.startswith("tiny-feedback-")
 
 
-def test_completions_are_complete_items_in_a_fixed_order():
+def test_completions_name_complete_items_whatever_their_order():
     from resources.labeling_desk import Item
 
     done, pending = Item("t-1", "complete", "ann", 5), Item("t-2", "pending", "", 6)
     declined, other = Item("t-3", "declined", "ann", 7), Item("t-0", "complete", "bob", 8)
-    assert completions({"s-2": [done, pending], "s-1": [declined, other]}) == [("s-1", "t-0", 8), ("s-2", "t-1", 5)]
+    named = completions({"s-2": [done, pending], "s-1": [declined, other]})
+    assert named == completions({"s-1": [other], "s-2": [done]})
+    assert named != completions({"s-2": [done]})
+    assert completions({"s-1": [pending, declined]}) == ""
 
 
 class TestFindDrift:
