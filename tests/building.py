@@ -289,9 +289,13 @@ def checks_of(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvalu
     return {f"{check.asset_key.path[-1]}:{check.check_name}": check for check in result.get_asset_check_evaluations()}
 
 
+TODAY = datetime.now(UTC).date()
+"""The day the tests started on, UTC: a run over midnight keeps its days."""
+
+
 def noon(days_ago: int) -> datetime:
     """Noon, UTC, some days ago."""
-    return datetime.combine((datetime.now(UTC) - timedelta(days=days_ago)).date(), time(12), UTC)
+    return datetime.combine(TODAY - timedelta(days=days_ago), time(12), UTC)
 
 
 def day_of(days_ago: int) -> str:

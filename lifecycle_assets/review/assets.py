@@ -258,9 +258,7 @@ def _agreement_check(
     ]
     undefined = [name for name, agreement in known if agreement.kappa is None]
     sentences = [f"{name}: kappa is below {labeling.min_kappa:g}: look at the traces they differ on." for name in low]
-    sentences += [
-        f"{name}: kappa says nothing, one side always answers the same: label more traces." for name in undefined
-    ]
+    sentences += [f"{name}: kappa says nothing, one side gave one answer throughout: label more." for name in undefined]
     return dg.AssetCheckResult(
         check_name=check,
         passed=bool(known) and not sentences,

@@ -172,6 +172,7 @@ WORKSPACE = """{ workspaceOrError { __typename ... on Workspace { locationEntrie
     ... on PythonError { message stack } } } } } }"""
 
 
+@pytest.mark.timeout(420)
 def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspace: Path):
     before = len(world.rows("SELECT * FROM promotions"))
     with dagster_dev(workspace, world.platform.home) as dagster:

@@ -75,25 +75,23 @@ def test_a_second_release_changes_nothing(world: World):
 REGISTRY, ARCHIVE = "resources.model_registry:MlflowModelRegistry", "resources.archive:DeltaArchive"
 DEATHS = [
     # function, event: the instant, in the order of the release
-    (f"{REGISTRY}.log", "return"),  # the model is complete, the step has not said so
     ("resources.evaluator:MlflowEvaluator._evaluated", "return"),  # evaluated, without a verdict
     (f"{REGISTRY}._created", "return"),  # a version that is not linked back
     (f"{REGISTRY}.set_alias", "return"),  # previous is set, champion is not
     (f"{ARCHIVE}.append_once", "call"),  # champion is set, the ledger does not know
-    (f"{ARCHIVE}.append_once", "return"),  # the ledger knows, the asset was not materialized
 ]
 
 
+@pytest.mark.timeout(420)
 def test_a_changed_source_becomes_the_champion_once_however_often_its_release_is_killed(world: World):
-    """kill -9 at six instants, among them the one between the alias and its row in the ledger."""
+    """kill -9 at four instants, among them the one between the alias and its row in the ledger."""
     first, before = world.champion_model_id, made(world)
     world.edit("agent.py", ".upper()", ".upper() + '!'")
     with killer(world) as killing:
         for function, event in DEATHS:
             killing.kill("release", function, event)
-            if function.endswith("append_once") and event == "call":
-                assert world.aliases()["champion"] == "2"
-                assert made(world)["promotions"] == 1, "killed between the alias and the row"
+        assert world.aliases()["champion"] == "2"
+        assert made(world)["promotions"] == 1, "killed between the alias and the row"
         assert killing.settle() == 1, "each run settles the one before"
     assert world.run("release").success
 
@@ -140,7 +138,7 @@ def test_a_scorer_that_raises_and_one_that_is_silent_let_nothing_through(world: 
     world.agent.path("scorers.py").write_text(BROKEN)
     thresholds = [{"metric": name, "at_least": 0.0} for name in ("shouted/mean", "length/mean")]
     world = world.declared(eval={**ATTRIBUTES["eval"], "gate": {"thresholds": thresholds}})
-    world.edit("agent.py", ".upper()", ".upper() + '!'")
+    registered = world.materialized("uc_model_version")
     done = world.run("release")
     assert not done.success
     checks = checks_of(done)
@@ -151,7 +149,7 @@ def test_a_scorer_that_raises_and_one_that_is_silent_let_nothing_through(world: 
     assert "length/mean has no value" in (gate.description or "")
     assert "shouted failed on 3 of 3 rows" in (ran.description or "")
     assert "the judge is down" in (ran.description or "")
-    assert (world.aliases(), len(world.versions())) == ({"champion": "1"}, 1)
+    assert world.materialized("uc_model_version") == registered
 
 
 def materialize(world: World, *assets: str) -> dg.ExecuteInProcessResult:
