@@ -5,6 +5,7 @@ Add here: a field when a user must decide something; give it a description and a
 Not here: reading files and turning errors into sentences (`spec_file.py`), behaviour of any kind.
 """
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -102,6 +103,12 @@ class Gate(Strict):
         default="30d", pattern=r"^[1-9][0-9]{0,3}[hd]$", description="How old evidence may be: 12h, 30d."
     )
     approval: Literal["none"] = Field(default="none", description="Whether a person must approve: none.")
+
+    @property
+    def longest_age(self) -> timedelta:
+        """`max_age` as a duration."""
+        number = int(self.max_age[:-1])
+        return timedelta(hours=number) if self.max_age.endswith("h") else timedelta(days=number)
 
     @model_validator(mode="after")
     def _thresholds_unless_disabled(self) -> Self:

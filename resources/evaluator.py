@@ -8,6 +8,7 @@ Not here: how records are merged (`eval_dataset.py`), what runs in the worker (`
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -116,7 +117,7 @@ class MlflowEvaluator(Evaluator):
         """See `Evaluator.evaluate`. Killed anywhere and repeated, one run is complete.
 
         A complete run of the same model, dataset digest and scorers is reused, unless it holds errors: an outage of
-        a judge must not decide for ever.
+        a judge must not decide for ever. One older than `gate.max_age` is not reused either: it lets nothing through.
         """
         chosen = set(agent.spec.eval.scorers)
         active = {
@@ -145,6 +146,8 @@ class MlflowEvaluator(Evaluator):
                 order_by=["attributes.start_time DESC"],
                 max_results=5,
             ):
+                if datetime.now(UTC) - datetime.fromisoformat(marks.started_at(run)) > agent.spec.eval.gate.longest_age:
+                    continue
                 evaluation = self._evaluation(run.info.run_id)
                 if evaluation is not None and not has_errors(evaluation):
                     return self._evaluated(experiment, evaluation, reused=True)

@@ -233,7 +233,7 @@ class World:
         assert event.asset_materialization is not None
         return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
-    def ask(self, question: str, *, at: datetime, model_id: str = "", **metadata: str) -> str:
+    def ask(self, question: str, *, at: datetime, answered: str = "", model_id: str = "", **metadata: str) -> str:
         """A production trace as the served champion leaves it, at a moment of our choosing; returns its id."""
         mlflow = open_mlflow(self.platform)
         start = int(at.timestamp() * 1000) * 10**6
@@ -249,9 +249,10 @@ class World:
         answer = mlflow.start_span_no_context(
             "answer", parent_span=root, span_type="CHAIN", inputs={"question": question}, start_time_ns=start
         )
-        answer.set_outputs(f"hello {question.upper()}")
+        said = answered or f"hello {question.upper()}"
+        answer.set_outputs(said)
         answer.end(end_time_ns=start + 10**8)
-        root.set_outputs({"output": f"hello {question.upper()}"})
+        root.set_outputs({"output": said})
         root.end(end_time_ns=start + 2 * 10**8)
         return root.trace_id
 

@@ -9,7 +9,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -44,17 +44,11 @@ def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: 
         why = " ".join(evaluation.reasons) or "The gate did not pass."
         raise Refused(f"The verdict on {model_id} is '{evaluation.verdict}': {why}")
     age = now - datetime.fromisoformat(evaluation.at)
-    if age > max_age(gate):
+    if age > gate.longest_age:
         raise Refused(
             f"The evaluation {evaluation.run_id} is {age.days} days old, {gate.max_age} is allowed: "
             "materialize eval_results again."
         )
-
-
-def max_age(gate: Gate) -> timedelta:
-    """`gate.max_age` as a duration."""
-    number = int(gate.max_age[:-1])
-    return timedelta(hours=number) if gate.max_age.endswith("h") else timedelta(days=number)
 
 
 def version_tags(model: ModelRecord, evaluation: EvalRecord, dagster_run_id: str) -> dict[str, str]:

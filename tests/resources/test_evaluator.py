@@ -8,6 +8,7 @@ Not here: the gate (`tests/test_gate.py`), logging models (`test_model_registry.
 import dataclasses
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,11 @@ def test_a_finished_evaluation_is_used_again(shared: Platform, agent: Agent, mod
     again = evaluator.evaluate(well, model.model_id, dataset, progress=quiet)
     assert again == dataclasses.replace(first, reused=True)
     assert len(traces_of(shared, model)) == before
+    with sqlite3.connect(shared.home / "mlflow.db") as store:
+        forty_days = 40 * 24 * 3600 * 1000
+        store.execute("UPDATE runs SET start_time = start_time - ? WHERE run_uuid = ?", [forty_days, first.run_id])
+    renewed = evaluator.evaluate(well, model.model_id, dataset, progress=quiet)
+    assert (renewed.reused, renewed.run_id != first.run_id) == (False, True), "too old to let anything through"
     evaluator.attach_verdict(first.run_id, {"verdict": "passed", "reasons": "x" * 2000})
     evaluator.attach_verdict(first.run_id, {"verdict": "passed", "reasons": "x" * 2000})
     tags = client.get_run(first.run_id).data.tags

@@ -108,7 +108,10 @@ class TestReview:
 
     @pytest.fixture
     def disliked(self, world: World) -> list[str]:
-        ids = [world.ask(f"odd {number}", at=noon(1) + timedelta(minutes=1 + number)) for number in range(3)]
+        ids = [
+            world.ask(f"odd {number}", at=noon(1) + timedelta(minutes=1 + number), answered=answer)
+            for number, answer in enumerate(("hello", "hello", "Bye"))
+        ]
         for trace_id in ids:
             send_feedback(world.platform, trace_id, up=False, user="ann")
         return ids
@@ -161,7 +164,7 @@ class TestReview:
         assert expected.count(answer) == 1
         assert len(dataset) == 4
         agreement = world.metadata("judge_agreement")["agreement"]
-        assert "| shouted | correct | 0 |" in agreement, "one of two answers is the judge's: kappa is 0"
+        assert "| shouted | correct | 1 |" in agreement, "the judge said what ann said of both: kappa is 1"
 
         assert requests_of(world.tick("label_sync_sensor", tick.cursor)) == []
         assert world.do(request, "labeling").success
