@@ -89,6 +89,8 @@ def private_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         location = (folder / "artifacts").as_uri()
         experiment_id = mlflow.create_experiment("docs_agent", artifact_location=location)
         patch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+        # Another module of this process may have left an active experiment of another store.
+        mlflow.set_experiment(experiment_id=experiment_id)
         yield experiment_id
         mlflow.set_tracking_uri(before)
 
