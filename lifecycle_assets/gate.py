@@ -104,11 +104,26 @@ def judge(evidence: Evidence, gate: Gate, incumbent: Evidence | None = None) -> 
     if gate.mode == "disabled":
         return Verdict("ungated", ("The gate is disabled in defs.yaml: nothing was held against a threshold.",))
     reasons = list(_unusable(evidence, incumbent))
+    reasons += [
+        f"{scorer} failed on {failed} of {evidence.rows} rows: correct it and evaluate again, or give it a threshold."
+        for scorer, failed in failing_scorers(evidence, gate).items()
+        if not any(threshold.metric.rpartition("/")[0] == scorer for threshold in gate.thresholds)
+    ]
     findings = tuple(_finding(evidence, threshold, gate, incumbent) for threshold in gate.thresholds)
     reasons += [finding.reason for finding in findings if not finding.passed]
     if not reasons:
         return Verdict("passed", (), findings)
     return Verdict("dry_run" if gate.mode == "dry_run" else "failed", tuple(reasons), findings)
+
+
+def failing_scorers(evidence: Evidence, gate: Gate) -> dict[str, int]:
+    """Scorers that failed on more rows than their threshold allows, and on how many; without a threshold, on any."""
+    allowed: dict[str, float] = {}
+    for threshold in gate.thresholds:
+        scorer = threshold.metric.rpartition("/")[0]
+        allowed[scorer] = min(allowed.get(scorer, 1.0), threshold.max_error_rate)
+    failed = {scorer: sum(1 for o in outcomes if o.error) for scorer, outcomes in evidence.outcomes.items()}
+    return {scorer: n for scorer, n in failed.items() if n > allowed.get(scorer, 0.0) * evidence.rows}
 
 
 def _unusable(evidence: Evidence, incumbent: Evidence | None) -> list[str]:

@@ -68,6 +68,10 @@ class ModelRecord(Record):
     git_commit: str
 
 
+NOT_EVIDENCE = ("at", "incumbent_run_id", "incumbent_model_id", "reasons")
+"""Fields of an evaluation's record that its evidence digest leaves out."""
+
+
 @dataclass(frozen=True)
 class EvalRecord(Record):
     """An evaluation of one logged model on one dataset digest, with the verdict of the gate.
@@ -87,6 +91,8 @@ class EvalRecord(Record):
     verdict: str
     reasons: list[str]
     incumbent_run_id: str
+    incumbent_model_id: str
+    gate_digest: str
     at: str
 
     @property
@@ -96,9 +102,7 @@ class EvalRecord(Record):
         Not part of it: when it was taken, and the champion it was compared with, so that reading a finished
         evaluation back after its model became champion gives the same digest.
         """
-        about = {
-            key: value for key, value in self.to_json().items() if key not in ("at", "incumbent_run_id", "reasons")
-        }
+        about = {key: value for key, value in self.to_json().items() if key not in NOT_EVIDENCE}
         return digest(about)
 
 

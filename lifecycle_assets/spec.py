@@ -5,6 +5,7 @@ Add here: a field when a user must decide something; give it a description and a
 Not here: reading files and turning errors into sentences (`spec_file.py`), behaviour of any kind.
 """
 
+import hashlib
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -103,6 +104,11 @@ class Gate(Strict):
         default="30d", pattern=r"^[1-9][0-9]{0,3}[hd]$", description="How old evidence may be: 12h, 30d."
     )
     approval: Literal["none"] = Field(default="none", description="Whether a person must approve: none.")
+
+    @property
+    def digest(self) -> str:
+        """Names the gate: evidence that was held against another one lets nothing through."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @property
     def longest_age(self) -> timedelta:

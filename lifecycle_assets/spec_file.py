@@ -36,6 +36,11 @@ class Agent:
         """The agent's name."""
         return self.spec.name
 
+    @property
+    def redactions(self) -> list[tuple[re.Pattern[str], str]]:
+        """The declared redaction rules, compiled."""
+        return [(re.compile(rule.pattern), rule.replacement) for rule in self.spec.archive.redact]
+
     def path(self, relative: str) -> Path:
         """A file named in the declaration."""
         return self.folder / relative

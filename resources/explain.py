@@ -53,16 +53,18 @@ def _explain_one(error: BaseException, where: str) -> str | None:
         return f"{place}: {_DISK[error.errno]}; free space or give permission, or set LIFECYCLE_HOME, then run again."
     if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "MaxRetryError", "NewConnectionError"):
         return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    if type(error).__name__ in ("InvalidUrlException", "InvalidURL", "InvalidSchema", "MissingSchema"):
+        return "MLFLOW_TRACKING_URI is not a usable address; write http(s)://host:port or sqlite:///path."
     if "max retries exceeded with url" in text or "connection refused" in text:
         return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
     return None
 
 
 def without_password(uri: str) -> str:
-    """`uri` with any `user:password@` removed, so that it can be shown."""
+    """`uri` without user, password and query, so that it can be shown; a path to a file stays whole."""
     scheme, separator, rest = uri.partition("://")
-    if separator and "@" in rest.split("/")[0]:
-        rest = rest.split("@", 1)[1]
+    if separator and scheme.split("+")[0] not in ("sqlite", "file"):
+        rest = rest.rpartition("@")[2].partition("?")[0]
     return scheme + separator + rest
 
 

@@ -48,10 +48,12 @@ def find_drift(
     if foreign:
         text = f"registered outside the graph, without an evaluation: version {', '.join(foreign)}."
         drift.append(Drift("uc_model_version", foreign[-1], text))
-    changed = [s.registered_name for s in recorded if registered.get(s.registered_name) != s]
+    left = {scorer.registered_name: scorer for scorer in recorded}
+    changed = [name for name in {*left, *registered} if left.get(name) != registered.get(name)] if recorded else []
     if changed:
         text = f"not as the graph registered them: {', '.join(sorted(changed))}."
-        drift.append(Drift("registered_scorers", digest(sorted(changed)), text))
+        now_there = [registered[name].to_json() if name in registered else name for name in sorted(changed)]
+        drift.append(Drift("registered_scorers", digest(now_there), text))
     return drift
 
 

@@ -153,3 +153,12 @@ def test_an_unknown_aggregation_is_an_error():
 
 def test_metric_of_a_scorer_that_never_ran_has_no_value():
     assert metric_value(evidence(1.0), "absent/mean") is None
+
+
+def test_a_scorer_without_a_threshold_that_raised_once_blocks():
+    both = evidence(1.0, 1.0, 1.0)
+    flaky = [Outcome(value=1.0), Outcome(error="boom"), Outcome(value=1.0)]
+    scorers = {"grounded": "s1", "flaky": "s2"}
+    verdict = judge(Evidence("m-1", "d", scorers, 3, {**both.outcomes, "flaky": flaky}), gate())
+    assert verdict.verdict == "failed"
+    assert "flaky failed on 1 of 3 rows" in verdict.reasons[0]

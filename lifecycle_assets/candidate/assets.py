@@ -155,7 +155,7 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
         )
         incumbent = evaluate_champion(agent, model.model_id, dataset, registry, evaluator, progress=context.log.info)
         verdict = judge(evaluated.evidence, agent.spec.eval.gate, incumbent.evidence if incumbent else None)
-        record = eval_record(dataset, evaluated, incumbent, verdict)
+        record = eval_record(dataset, evaluated, incumbent, verdict, agent.spec.eval.gate)
         evaluator.attach_verdict(
             evaluated.run_id,
             {
@@ -177,7 +177,7 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
                 "metrics": table(["metric", "value"], sorted(record.metrics.items())),
                 **({"mlflow/run_url": dg.MetadataValue.url(evaluated.url)} if evaluated.url else {}),
             },
-            checks=eval_checks(verdict, evaluated),
+            checks=eval_checks(verdict, evaluated, agent.spec.eval.gate),
         )
 
     return eval_results

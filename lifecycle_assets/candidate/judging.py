@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from lifecycle_assets.gate import Evidence, Verdict, metric_value
+from lifecycle_assets.gate import Evidence, Verdict, failing_scorers, metric_value
 from lifecycle_assets.records import DatasetRecord, EvalRecord
-from lifecycle_assets.spec import AGGREGATIONS
+from lifecycle_assets.spec import AGGREGATIONS, Gate
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import plain, table, thresholds_plot
 from resources.evaluator import Evaluated, Evaluator
@@ -79,7 +79,7 @@ def evaluate_champion(
 
 
 def eval_record(
-    dataset: DatasetRecord, evaluated: Evaluated, incumbent: Evaluated | None, verdict: Verdict
+    dataset: DatasetRecord, evaluated: Evaluated, incumbent: Evaluated | None, verdict: Verdict, gate: Gate
 ) -> EvalRecord:
     """The evaluation and its verdict as the record the release half rests on."""
     evidence = evaluated.evidence
@@ -101,11 +101,13 @@ def eval_record(
         verdict=verdict.verdict,
         reasons=list(verdict.reasons),
         incumbent_run_id=incumbent.run_id if incumbent else "",
+        incumbent_model_id=incumbent.evidence.model_id if incumbent else "",
+        gate_digest=gate.digest,
         at=evaluated.at,
     )
 
 
-def eval_checks(verdict: Verdict, evaluated: Evaluated) -> list[dg.AssetCheckResult]:
+def eval_checks(verdict: Verdict, evaluated: Evaluated, gate: Gate) -> list[dg.AssetCheckResult]:
     """The verdict and the scorers' health as asset checks."""
     rows = [(f.metric, f.value, f.limit, f.incumbent, f.passed) for f in verdict.findings]
     metadata: dict[str, dg.MetadataValue] = {
@@ -125,12 +127,12 @@ def eval_checks(verdict: Verdict, evaluated: Evaluated) -> list[dg.AssetCheckRes
             check_name="gate",
             passed=verdict.lets_through,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=" ".join(verdict.reasons) or "Every threshold is reached.",
+            description=" ".join(plain(reason, 500) for reason in verdict.reasons) or "Every threshold is reached.",
             metadata=metadata,
         ),
         dg.AssetCheckResult(
             check_name="scorers_ran",
-            passed=not _dead_scorers(evaluated.evidence),
+            passed=not _dead_scorers(evaluated.evidence) and not failing_scorers(evaluated.evidence, gate),
             description=" ".join(failures)
             or f"{len(evaluated.evidence.outcomes)} scorers answered {evaluated.evidence.rows} rows.",
             metadata={"agent_errors": evaluated.agent_errors},

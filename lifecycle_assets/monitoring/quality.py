@@ -128,11 +128,14 @@ class Breach:
     unknown: bool = False
 
 
-def hold(rule: AlertRule, days: Sequence[tuple[str, float]]) -> Breach:
-    """Hold the daily values `(day, value)`, oldest first, against `rule`. Without a value there is a breach."""
-    recent = list(days)[-rule.n :]
-    if not recent:
-        return Breach(True, f"{rule.metric} has no value: score and archive a day first.", unknown=True)
+def hold(rule: AlertRule, days: Sequence[tuple[str, float]], day: str) -> Breach:
+    """Hold the daily values `(day, value)`, oldest first, against `rule` on `day`.
+
+    Without a value of that very day nothing is known, whatever earlier days say.
+    """
+    recent = [point for point in days if point[0] <= day][-rule.n :]
+    if not recent or recent[-1][0] != day:
+        return Breach(True, f"{rule.metric} has no value on {day}: score and archive the day first.", unknown=True)
     limit, word = (rule.at_least, "at least") if rule.at_least is not None else (rule.at_most, "at most")
     assert limit is not None  # AlertRule holds exactly one of the two.
 
@@ -140,6 +143,6 @@ def hold(rule: AlertRule, days: Sequence[tuple[str, float]]) -> Breach:
         return value < limit if rule.at_least is not None else value > limit
 
     count = sum(1 for _, value in recent if beyond(value))
-    day, value = recent[-1]
+    value = recent[-1][1]
     sentence = f"{rule.metric} is {value:.4g} on {day}, {word} {limit:g}; beyond it on {count} of {len(recent)} days."
     return Breach(count >= rule.k and beyond(value), sentence)

@@ -5,7 +5,6 @@ Add here: a table that follows production traces.
 Not here: scoring (`assets.py`), SQL and arithmetic (`quality.py`).
 """
 
-import re
 from datetime import date, timedelta
 
 import dagster as dg
@@ -36,7 +35,7 @@ PLOT_DAYS = 30
 
 def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     """Declare `<agent>/archived_traces`."""
-    redact = [(re.compile(rule.pattern), rule.replacement) for rule in agent.spec.archive.redact]
+    redact = agent.redactions
 
     @lifecycle_asset(
         agent.name,
@@ -143,7 +142,8 @@ def quality_metrics(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
             series.setdefault(row["metric"], []).append((row["day"], row["value"], row["low"], row["high"]))
         checks = []
         for rule in agent.spec.alerts.rules:
-            breach = hold(rule, [(point[0], point[1]) for point in series.get(rule.metric, [])])
+            values = [(point[0], point[1]) for point in series.get(rule.metric, [])]
+            breach = hold(rule, values, context.partition_key)
             severity = dg.AssetCheckSeverity.WARN if breach.unknown else dg.AssetCheckSeverity.ERROR
             checks.append(
                 dg.AssetCheckResult(

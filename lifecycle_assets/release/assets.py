@@ -127,6 +127,7 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
             sql=sql,
             dagster_run_id=context.run.run_id,
             actor=context.run.tags.get("user", "dagster"),
+            gate=agent.spec.eval.gate,
         )
         target = registry.aliases(version.name).get(CHAMPION, "")
         return result(

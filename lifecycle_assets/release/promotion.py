@@ -43,6 +43,11 @@ def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: 
     if evaluation.verdict not in allowed:
         why = " ".join(evaluation.reasons) or "The gate did not pass."
         raise Refused(f"The verdict on {model_id} is '{evaluation.verdict}': {why}")
+    if evaluation.gate_digest != gate.digest:
+        raise Refused(
+            f"The evaluation {evaluation.run_id} was held against another gate than defs.yaml declares now: "
+            "materialize eval_results again."
+        )
     age = now - datetime.fromisoformat(evaluation.at)
     if age > gate.longest_age:
         raise Refused(
@@ -104,6 +109,7 @@ def promote(
     sql: SqlEngine,
     dagster_run_id: str,
     actor: str,
+    gate: Gate,
 ) -> Move:
     """Point `champion` at `version`, `previous` at who was, and write the row of `promotions`.
 
@@ -116,9 +122,19 @@ def promote(
     last = last_move(sql, prefix)
     if current == version.version and last and last["to_version"] == version.version:
         return Move(last["from_version"], moved=False, at=last["at"].isoformat(timespec="seconds"))
-    former = aliases.get(PREVIOUS, "") if current == version.version else current
+    if gate.incumbent is not None and current not in ("", version.version):
+        model = next((v.model_id for v in registry.versions(version.name) if v.version == current), "")
+        if evaluation.incumbent_model_id != model:
+            raise Refused(
+                f"Version {version.version} was not compared with the champion, version {current}: "
+                "materialize eval_results again."
+            )
+    # Moved without a row: by a run that died, or by hand. Either way the graph left it where the ledger says.
+    former = (last["to_version"] if last else "") if current == version.version else current
     if former and former != version.version:
         registry.set_alias(version.name, PREVIOUS, former)
+    if registry.aliases(version.name).get(CHAMPION, "") != current:
+        raise Refused(f"{version.name}: champion was moved by somebody else meanwhile: run again to decide anew.")
     registry.set_alias(version.name, CHAMPION, version.version)
     seen = registry.aliases(version.name).get(CHAMPION, "")
     if seen != version.version:

@@ -137,7 +137,8 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
         items = {session.session_id: desk.items(session.session_id) for session in sessions}
         completed = [item.trace_id for found in items.values() for item in found if item.status == "complete"]
         labels = desk.labels(agent, completed) if completed else []
-        requests = {trace.info.trace_id: traces.rows(trace).trace["request"] for trace in traces.read(completed)}
+        rows = [traces.rows(trace, redact=agent.redactions).trace for trace in traces.read(completed)]
+        requests = {row["trace_id"]: row["request"] for row in rows}
         records = dataset_records(labels, agent.spec.labeling.schemas, requests)
         dataset = evaluator.merge_labels(agent, records) if records else evaluator.ensure_dataset(agent)
         record = LabelsRecord(

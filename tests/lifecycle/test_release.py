@@ -201,7 +201,7 @@ class TestEvidence:
         now = datetime(2026, 11, 20, tzinfo=UTC)
         gate = Gate.model_validate({"thresholds": [{"metric": "a/mean", "at_least": 1}], "max_age": allowed})
         at = (now - timedelta(days=days)).isoformat()
-        evaluation = EvalRecord("r", "m-1", "d", "x", {}, 3, 0, {}, "passed", [], "", at)
+        evaluation = EvalRecord("r", "m-1", "d", "x", {}, 3, 0, {}, "passed", [], "", "", gate.digest, at)
         if passes:
             require_evidence(evaluation, "m-1", gate, now=now)
         else:
