@@ -48,8 +48,7 @@ def find_drift(
     if foreign:
         text = f"registered outside the graph, without an evaluation: version {', '.join(foreign)}."
         drift.append(Drift("uc_model_version", foreign[-1], text))
-    left = {scorer.registered_name: scorer for scorer in recorded}
-    changed = [name for name in {*left, *registered} if left.get(name) != registered.get(name)] if recorded else []
+    changed = [s.registered_name for s in recorded if registered.get(s.registered_name) != s]
     if changed:
         text = f"not as the graph registered them: {', '.join(sorted(changed))}."
         now_there = [registered[name].to_json() if name in registered else name for name in sorted(changed)]
