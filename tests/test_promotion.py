@@ -21,7 +21,7 @@ def test_evidence_that_passed_this_gate_is_enough():
 
 def test_evidence_that_passed_another_gate_is_refused():
     """A threshold was raised after the evaluation: the word 'passed' said nothing about it."""
-    with pytest.raises(Refused, match="another gate than defs.yaml declares now: materialize eval_results again"):
+    with pytest.raises(Refused, match=r"another gate than defs\.yaml declares now: materialize eval_results again"):
         require_evidence(PASSED, "m-1", STRICT, now=NOW)
 
 
