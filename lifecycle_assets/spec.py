@@ -2,28 +2,23 @@
 
 Lives here: the pydantic models of `attributes`, with every field described and bounded.
 Add here: a field when a user must decide something; give it a description and a default that is safe.
-Not here: reading files and turning errors into sentences (`spec_file.py`), behaviour of any kind.
+Not here: where it runs (`spec_runtime.py`), reading files and turning errors into sentences (`spec_file.py`).
 """
 
 import hashlib
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from lifecycle_assets.spec_base import Line, Name, Strict
+from lifecycle_assets.spec_runtime import Deployment, Tracing
 
 AGGREGATIONS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
 """How the values of one scorer become the number of a metric `<scorer>/<aggregation>`."""
 
 MAX_SCORERS = 20
 """Scorers an experiment may hold: the limit Databricks documents for production monitoring."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
-
-
-class Strict(BaseModel):
-    """Frozen, and refuses what it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Resource(Strict):
@@ -56,24 +51,6 @@ class AgentCode(Strict):
     code_paths: list[str] = Field(
         default_factory=list, description="Files and folders logged beside the agent, relative to defs.yaml."
     )
-
-
-class Line(Strict):
-    """A line a number is held against. Exactly one of `at_least` and `at_most`: the direction is declared."""
-
-    at_least: float | None = Field(default=None, description="Lowest value that is well.")
-    at_most: float | None = Field(default=None, description="Highest value that is well; for latency and cost.")
-
-    @model_validator(mode="after")
-    def _one_direction(self) -> Self:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give exactly one of at_least and at_most")
-        return self
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger value is an improvement."""
-        return self.at_least is not None
 
 
 class Threshold(Line):
@@ -229,13 +206,6 @@ class Labeling(Strict):
         return value
 
 
-class Deployment(Strict):
-    """Where the champion runs."""
-
-    target: Literal["none", "local"] = Field(default="local", description="none, or local: lifecycle serve.")
-    port: int = Field(default=5001, ge=1, le=65535, description="Port of lifecycle serve, on the loopback interface.")
-
-
 class AlertRule(Line):
     """A number to watch by day: breached when `k` of the last `n` days lie beyond the line, the last one included."""
 
@@ -278,6 +248,7 @@ class AgentSpec(Strict):
     backfill: BackfillPolicy = Field(default_factory=BackfillPolicy)
     labeling: Labeling
     deployment: Deployment = Field(default_factory=Deployment)
+    tracing: Tracing = Field(default_factory=Tracing)
     alerts: Alerts = Field(default_factory=Alerts)
 
     @field_validator("scorers")
@@ -321,6 +292,16 @@ class AgentSpec(Strict):
     def schema_name(self) -> str:
         """Second level of the model name, and of the tables."""
         return self.model_name.split(".")[1]
+
+    @property
+    def trace_schema(self) -> str:
+        """`catalog.schema` of the trace tables on Databricks."""
+        return self.tracing.schema_path or f"{self.catalog}.{self.schema_name}"
+
+    @property
+    def trace_prefix(self) -> str:
+        """What the names of the trace tables on Databricks begin with."""
+        return self.tracing.table_prefix or self.name
 
     @property
     def table_prefix(self) -> str:

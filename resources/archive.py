@@ -11,17 +11,21 @@ say makes no commit. `traces` is written last: a trace that is there has its spa
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
 from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec_file import Agent
 from resources.delta_table import files_of_day, holds, open_table, rows_of_day, storage, zstd
 from resources.platform import Platform
 from resources.row_changes import Written, changes, replacement
 from resources.tables import KEYS, PARTITION, STATISTICS, arrow_schema, arrow_table, columns, is_partitioned
 from resources.trace_rows import TraceRows
+from resources.trace_store import MlflowTraceStore
+from resources.worker import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,14 +37,28 @@ _COMPACT_FROM = 64  # Files of one day from which reading them costs more than r
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class ArchivedDay:
+    """A day after archiving: settled traces the platform holds, those the table lacks, and rows written by table.
+
+    `newest_ms` is the start of the newest settled trace, epoch milliseconds; 0 without one.
+    """
+
+    settled: int
+    absent: tuple[str, ...]
+    written: dict[str, Written]
+    newest_ms: int
+
+
 class Archive(ABC):
     """Writes the agent's tables, each row once however often a step is run. `prefix` is `catalog.schema.prefix_`."""
 
     @abstractmethod
-    def upsert_day(self, prefix: str, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
-        """Bring `spans`, `assessments`, then `traces` of `day` up to date; only rows that differ are written.
+    def archive_day(self, agent: Agent, day: date, *, settled_before_ms: int, progress: Progress) -> ArchivedDay:
+        """Bring `spans`, `assessments`, then `traces` of `day` up to the production traces the platform holds.
 
-        An assessment of these traces that the table holds and MLflow no longer does becomes invalid.
+        Taken are traces that started on `day` (UTC) and ended before `settled_before_ms`; text is redacted as
+        declared before it is written; only rows that differ are written. An assessment that is gone becomes invalid.
         """
 
     @abstractmethod
@@ -50,10 +68,6 @@ class Archive(ABC):
     @abstractmethod
     def append_once(self, prefix: str, table: str, row: Mapping[str, Any], *, key: Sequence[str]) -> bool:
         """Append `row` unless a row with the same values of `key` is there; False then."""
-
-    @abstractmethod
-    def trace_ids(self, prefix: str, day: date) -> set[str]:
-        """Ids in `traces` of `day`; empty when the table does not exist."""
 
     @abstractmethod
     def version(self, prefix: str, table: str) -> int:
@@ -66,10 +80,22 @@ class DeltaArchive(Archive):
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
-    def upsert_day(self, prefix: str, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
-        """See `Archive.upsert_day`. Of a trace given twice the last one counts.
+    def archive_day(self, agent: Agent, day: date, *, settled_before_ms: int, progress: Progress) -> ArchivedDay:
+        """See `Archive.archive_day`. Reads the day's traces from MLflow and compares them with the tables."""
+        traces, prefix = MlflowTraceStore(self._platform), agent.spec.table_prefix
+        infos = traces.infos(agent.spec.experiment, day, settled_before_ms=settled_before_ms)
+        ids = [info.trace_id for info in infos]
+        written = self.upsert_day(prefix, day, [traces.rows(one, redact=agent.redactions) for one in traces.read(ids)])
+        progress(f"{day}: {len(ids)} traces compared with the tables")
+        absent = sorted(set(ids) - self.trace_ids(prefix, day))
+        return ArchivedDay(len(ids), tuple(absent), written, max((info.request_ms for info in infos), default=0))
 
-        Raises `ValueError` for a trace of another day, `Refused` when the storage fails or other writers win.
+    def upsert_day(self, prefix: str, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
+        """Bring `spans`, `assessments`, then `traces` of `day` up to date; only rows that differ are written.
+
+        An assessment of these traces that the table holds and MLflow no longer does becomes invalid. Of a trace given
+        twice the last one counts. Raises `ValueError` for a trace of another day, `Refused` when the storage fails or
+        other writers win.
         """
         now = datetime.now(UTC)
         distinct = {rows.trace["trace_id"]: rows for rows in traces}
@@ -149,7 +175,7 @@ class DeltaArchive(Archive):
         return self._retried(prefix + table, attempt)
 
     def trace_ids(self, prefix: str, day: date) -> set[str]:
-        """See `Archive.trace_ids`."""
+        """Ids in `traces` of `day`; empty when the table does not exist."""
         with storage(self._platform.table_uri(prefix + "traces")):
             target = self._open(prefix + "traces")
             return set() if target is None else set(rows_of_day(target, "traces", day, "trace_id")[0].to_pylist())
@@ -217,4 +243,9 @@ class ArchiveResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> Archive:
         """Opens nothing yet: the tables are opened at each write."""
-        return DeltaArchive(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.archive import WarehouseArchive
+
+            return WarehouseArchive(platform)
+        return DeltaArchive(platform)

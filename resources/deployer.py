@@ -136,8 +136,13 @@ class DeployerResource(dg.ConfigurableResource):
     """The deployer of this process's platform."""
 
     def create_resource(self, context: dg.InitResourceContext) -> Deployer:
-        """Every target of this release is local."""
-        return LocalDeployer(Platform.from_env())
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.deployer import DatabricksDeployer
+
+            return DatabricksDeployer(platform)
+        return LocalDeployer(platform)
 
 
 def _record(file: Path, content: dict[str, Any]) -> DeploymentRecord:

@@ -217,4 +217,9 @@ class EvaluatorResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> Evaluator:
         """One gateway a run."""
-        return MlflowEvaluator(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.evaluator import DatabricksEvaluator
+
+            return DatabricksEvaluator(platform)
+        return MlflowEvaluator(platform)

@@ -13,8 +13,10 @@ from resources.evaluator import EvaluatorResource
 from resources.labeling_desk import LabelingDeskResource
 from resources.model_registry import ModelRegistryResource
 from resources.scorer_registry import ScorerRegistryResource
+from resources.scoring import ScoringResource
 from resources.sql_engine import SqlEngineResource
 from resources.trace_store import TraceStoreResource
+from resources.tracing import TracingResource
 
 GATEWAYS = MappingProxyType(
     {
@@ -24,8 +26,10 @@ GATEWAYS = MappingProxyType(
         "evaluator": EvaluatorResource(),
         "registry": ModelRegistryResource(),
         "scorers": ScorerRegistryResource(),
+        "scoring": ScoringResource(),
         "sql": SqlEngineResource(),
         "traces": TraceStoreResource(),
+        "tracing": TracingResource(),
     }
 )
 """Resource key to resource."""

@@ -273,7 +273,12 @@ class LabelingDeskResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> LabelingDesk:
         """MLflow's review queues, on every platform of this release."""
-        return MlflowLabelingDesk(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.labeling_desk import DatabricksLabelingDesk
+
+            return DatabricksLabelingDesk(platform)
+        return MlflowLabelingDesk(platform)
 
 
 def _input(mlflow: Any, schema: LabelSchema) -> Any:

@@ -32,9 +32,30 @@ SETTINGS = {
 """Environment of every process that uses MLflow; what the user has set wins."""
 
 
+DATABRICKS_SETTINGS = {
+    # 429 and hanging requests are retried this long in all (default 500 s): a sensor's tick ends before Dagster's 60 s.
+    "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "20",
+    # Retries of databricks-agents when it lists sessions and items (default 60, up to 30 s apart).
+    "AGENT_EVAL_GENERATE_EVALS_MAX_RETRIES": "2",
+    "AGENT_EVAL_GENERATE_EVALS_BACKOFF_JITTER": "1",
+    # A trace that was just written to Unity Catalog is looked for this long (default 15 s).
+    "MLFLOW_GET_TRACE_OTEL_RETRY_TIMEOUT_SECONDS": "5",
+}
+"""Further settings against a workspace. MLflow's workspace client is cached, so they count from its first use."""
+
+
+def settings(platform: Platform) -> dict[str, str]:
+    """Environment of a process that uses MLflow on this platform."""
+    if not platform.is_databricks:
+        return SETTINGS
+    # Traces in Unity Catalog are read through a warehouse, by every process that reads them.
+    warehouse = {"MLFLOW_TRACING_SQL_WAREHOUSE_ID": platform.warehouse_id} if platform.warehouse_id else {}
+    return {**SETTINGS, **DATABRICKS_SETTINGS, **warehouse}
+
+
 def open_mlflow(platform: Platform) -> Any:
     """The `mlflow` module with tracking and registry set to the platform's. Imports mlflow (about 3 s, once)."""
-    for name, value in SETTINGS.items():
+    for name, value in settings(platform).items():
         os.environ.setdefault(name, value)
     if platform.tracking_uri.startswith("sqlite"):
         platform.prepare()

@@ -252,4 +252,9 @@ class ModelRegistryResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> ModelRegistry:
         """One gateway a run."""
-        return MlflowModelRegistry(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.model_registry import UnityModelRegistry
+
+            return UnityModelRegistry(platform)
+        return MlflowModelRegistry(platform)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from lifecycle_assets.refused import Refused
+from resources.explain import without_password
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Platform:
 
     `home` holds all local state; `tracking_uri` and `registry_uri` are MLflow's; `warehouse` is the folder or
     object-store URI above `<catalog>/<schema>/<table>`; `environment` (prod, staging, local) is part of
-    registered scorer names and is stamped on traces.
+    registered scorer names and is stamped on traces. On Databricks `warehouse_id` names the SQL warehouse (empty when
+    unset; whoever needs it refuses), `warehouse` is empty: tables are Unity Catalog's.
     """
 
     name: str
@@ -30,21 +32,29 @@ class Platform:
     registry_uri: str
     warehouse: str
     environment: str
+    warehouse_id: str = ""
+
+    @property
+    def is_databricks(self) -> bool:
+        """Whether state lives in a Databricks workspace."""
+        return self.name == "databricks"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         """The platform of `env` (default: this process's). Raises `Refused` for a value that cannot be used."""
         env = os.environ if env is None else env
         name = env.get("LIFECYCLE_PLATFORM", "local")
-        if name != "local":
-            raise Refused(f"LIFECYCLE_PLATFORM is '{name}'; this release runs on 'local': unset it or set it to local.")
-        environment = env.get("LIFECYCLE_ENVIRONMENT", "local")
+        if name not in ("local", "databricks"):
+            raise Refused(f"LIFECYCLE_PLATFORM is '{name[:40]}'; set it to local or databricks, or unset it.")
+        environment = env.get("LIFECYCLE_ENVIRONMENT") or ("local" if name == "local" else "dev")
         if not re.fullmatch(r"[a-z][a-z0-9]{0,19}", environment):
             raise Refused(
                 f"LIFECYCLE_ENVIRONMENT is '{environment[:40]}'; use at most 20 lower-case letters and digits, "
                 "such as prod."
             )
         home = Path(env.get("LIFECYCLE_HOME") or ".lifecycle").expanduser().absolute()
+        if name == "databricks":
+            return cls._of_workspace(env, home, environment)
         tracking_uri = env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         return cls(
             name=name,
@@ -53,6 +63,25 @@ class Platform:
             registry_uri=tracking_uri,
             warehouse=env.get("LIFECYCLE_WAREHOUSE_URI") or str(home / "warehouse"),
             environment=environment,
+        )
+
+    @classmethod
+    def _of_workspace(cls, env: Mapping[str, str], home: Path, environment: str) -> Self:
+        uri = env.get("MLFLOW_TRACKING_URI") or "databricks"
+        scheme, _, profile = uri.partition("://")
+        if scheme != "databricks":
+            raise Refused(
+                f"MLFLOW_TRACKING_URI is '{without_password(uri)[:80]}' with LIFECYCLE_PLATFORM=databricks; unset "
+                "it, or name a profile: databricks://PROFILE."
+            )
+        return cls(
+            name="databricks",
+            home=home,
+            tracking_uri=uri,
+            registry_uri=f"databricks-uc://{profile}" if profile else "databricks-uc",
+            warehouse="",
+            environment=environment,
+            warehouse_id=env.get("DATABRICKS_WAREHOUSE_ID", ""),
         )
 
     def prepare(self) -> Self:

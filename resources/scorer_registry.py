@@ -187,8 +187,13 @@ class ScorerRegistryResource(dg.ConfigurableResource):
     """The scorer registry of this process's platform."""
 
     def create_resource(self, context: dg.InitResourceContext) -> ScorerRegistry:
-        """MLflow's, on every platform of this release."""
-        return MlflowScorerRegistry(Platform.from_env())
+        """Opens nothing yet: MLflow is imported at the first question."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.scorer_registry import DatabricksScorerRegistry
+
+            return DatabricksScorerRegistry(platform)
+        return MlflowScorerRegistry(platform)
 
 
 def _state(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, Any]:

@@ -203,4 +203,9 @@ class SqlEngineResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> SqlEngine:
         """Opens nothing yet: the tables are opened at each query."""
-        return DuckDbEngine(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.sql_engine import WarehouseSqlEngine
+
+            return WarehouseSqlEngine(platform)
+        return DuckDbEngine(platform)

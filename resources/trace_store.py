@@ -290,4 +290,9 @@ class TraceStoreResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> TraceStore:
         """Opens nothing yet: MLflow is imported at the first question."""
-        return MlflowTraceStore(Platform.from_env())
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.trace_store import DatabricksTraceStore
+
+            return DatabricksTraceStore(platform)
+        return MlflowTraceStore(platform)

@@ -14,13 +14,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lifecycle_assets.refused import Refused
-from resources.mlflow_store import SETTINGS
+from resources.mlflow_store import settings
 from resources.platform import Platform
 
 Progress = Callable[[str], None]
@@ -35,14 +36,22 @@ class WorkerFailed(Exception):  # noqa: N818 - it reads as what happened
     """The agent's or a library's code raised inside the worker; the text holds its traceback."""
 
 
-def run_worker(action: str, request: Mapping[str, Any], *, platform: Platform, progress: Progress) -> dict[str, Any]:
+def run_worker(
+    action: str,
+    request: Mapping[str, Any],
+    *,
+    platform: Platform,
+    progress: Progress,
+    timeout_seconds: float | None = None,
+) -> dict[str, Any]:
     """Run `action` with a JSON `request` and return its JSON answer.
 
-    Raises `Refused` when the worker refused, `WorkerFailed` when code in it raised or it was killed.
+    Raises `Refused` when the worker refused, or was killed because it gave no answer within `timeout_seconds`;
+    `WorkerFailed` when code in it raised or it was killed.
     """
     root = Path(__file__).resolve().parents[1]
     env = {
-        **SETTINGS,
+        **settings(platform),
         **os.environ,
         "MLFLOW_TRACKING_URI": platform.tracking_uri,
         "MLFLOW_REGISTRY_URI": platform.registry_uri,
@@ -67,6 +76,10 @@ def run_worker(action: str, request: Mapping[str, Any], *, platform: Platform, p
         assert process.stdin is not None  # Both are pipes.
         assert process.stdout is not None
         tail: list[str] = []
+        late = threading.Event()
+        timer = threading.Timer(timeout_seconds or 0, lambda: (late.set(), process.kill()))
+        if timeout_seconds:
+            timer.start()
         try:
             with suppress(BrokenPipeError):  # It ended at once: its last lines say why.
                 process.stdin.write(json.dumps(request) + "\n")
@@ -77,6 +90,7 @@ def run_worker(action: str, request: Mapping[str, Any], *, platform: Platform, p
                     progress(line.removeprefix("progress: ").rstrip())
             process.wait()
         finally:
+            timer.cancel()
             with suppress(BrokenPipeError):
                 process.stdin.close()
             if process.poll() is None:
@@ -84,6 +98,11 @@ def run_worker(action: str, request: Mapping[str, Any], *, platform: Platform, p
                 process.wait()
             process.stdout.close()
         if not answer_file.exists():
+            if late.is_set():
+                raise Refused(
+                    f"{action}: {platform.tracking_uri} gave no answer within {timeout_seconds:g} s; the step was "
+                    "stopped. Look whether the service is reachable, then run again: it goes on where it stopped."
+                )
             raise WorkerFailed(f"{action} ended with code {process.returncode}:\n" + "\n".join(tail))
         answer = json.loads(answer_file.read_text(encoding="utf-8"))
     if "refused" in answer:

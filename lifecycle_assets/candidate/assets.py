@@ -18,6 +18,7 @@ from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import plain, table
 from resources.evaluator import Evaluator
 from resources.model_registry import ModelRegistry
+from resources.tracing import Tracing
 
 GROUP = "candidate"
 
@@ -94,7 +95,9 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
         pool=f"{agent.name}_model",
     )
     def logged_model(
-        context: dg.AssetExecutionContext, registry: dg.ResourceParam[ModelRegistry]
+        context: dg.AssetExecutionContext,
+        registry: dg.ResourceParam[ModelRegistry],
+        tracing: dg.ResourceParam[Tracing],
     ) -> dg.MaterializeResult:
         """The agent as an MLflow logged model: code, pinned requirements, resources, signature, config snapshot.
 
@@ -103,6 +106,7 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
         was interrupted is never used.
         """
         source = observe_source(agent)
+        kept = tracing.ensure(agent, progress=context.log.info)
         logged = registry.log(agent, source, progress=context.log.info, dagster_run_id=context.run.run_id)
         return result(
             ModelRecord(logged.model_id, logged.run_id, logged.experiment_id, source.digest, source.git_commit),
@@ -115,6 +119,7 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
                 "created": logged.created,
                 "smoke_prediction": plain(logged.answer),
                 "smoke_seconds": logged.smoke_seconds,
+                "traces_are_kept_in": ", ".join(kept.tables) or f"experiment {agent.spec.experiment}",
                 **({"mlflow/model_url": dg.MetadataValue.url(logged.url)} if logged.url else {}),
             },
             checks=model_checks(agent, logged),

@@ -1,6 +1,6 @@
 """The group `monitoring`: scorers, production traces, scores, the archive, daily numbers.
 
-Lives here: the group, and thin assets over `scoring.py` and the gateways.
+Lives here: the group, and thin assets over the gateways.
 Add here: a step between a production trace and a score.
 Not here: tables (`tables.py`), people's labels (`lifecycle_assets/review/`).
 """
@@ -11,7 +11,6 @@ from datetime import date
 import dagster as dg
 
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
-from lifecycle_assets.monitoring.scoring import score_day
 from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.monitoring.tables import archived_traces, quality_metrics
 from lifecycle_assets.records import ChampionRecord, ScorersRecord, ScoresRecord, digest
@@ -22,6 +21,7 @@ from lifecycle_assets.text import table
 from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
 from resources.scorer_source import declared_scorers
+from resources.scoring import Scoring
 from resources.trace_store import TraceStore
 
 GROUP = "monitoring"
@@ -163,8 +163,7 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
     )
     def trace_scores(
         context: dg.AssetExecutionContext,
-        traces: dg.ResourceParam[TraceStore],
-        scorers: dg.ResourceParam[ScorerRegistry],
+        scoring: dg.ResourceParam[Scoring],
     ) -> dg.MaterializeResult:
         """Scores of a day's production traces by every active scorer's current version, as MLflow assessments.
 
@@ -173,26 +172,24 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         """
         day = date.fromisoformat(context.partition_key)
         registered = upstream(context, "registered_scorers", ScorersRecord)
-        seen, written, coverage = score_day(
+        scores = scoring.score_day(
             agent,
             day,
             registered.versions,
-            traces=traces,
-            registry=scorers,
             settled_before_ms=settled_before_ms(agent),
             progress=context.log.info,
         )
-        record = ScoresRecord(context.partition_key, registered.digest, seen, coverage)
+        record = ScoresRecord(context.partition_key, registered.digest, scores.traces, scores.coverage)
         rows = [
             (name, c["version"], c["sampled"], c["scored"], c["errored"], c["waiting"])
-            for name, c in sorted(coverage.items())
+            for name, c in sorted(scores.coverage.items())
         ]
         return result(
             record,
             data_version=digest(record.to_json()),
             metadata={
-                "traces": seen,
-                "written": written,
+                "traces": scores.traces,
+                "written": scores.written,
                 "coverage": table(["scorer", "version", "sampled", "scored", "errored", "waiting"], rows),
             },
             checks=[coverage_check(record)],

@@ -19,7 +19,6 @@ from resources.archive import Archive
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
-from resources.trace_store import TraceStore
 
 COUNTS_SQL = """
 SELECT 'traces' AS name, count(*) AS n, count(DISTINCT trace_id) AS keys FROM traces WHERE trace_date = ?
@@ -35,7 +34,6 @@ PLOT_DAYS = 30
 
 def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     """Declare `<agent>/archived_traces`."""
-    redact = agent.redactions
 
     @lifecycle_asset(
         agent.name,
@@ -51,7 +49,6 @@ def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
     )
     def archived_traces(
         context: dg.AssetExecutionContext,
-        traces: dg.ResourceParam[TraceStore],
         archive: dg.ResourceParam[Archive],
         sql: dg.ResourceParam[SqlEngine],
     ) -> dg.MaterializeResult:
@@ -61,17 +58,16 @@ def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
         rows are merged by key, children before traces, and a day that is up to date gets no commit.
         """
         day, prefix = date.fromisoformat(context.partition_key), agent.spec.table_prefix
-        infos = traces.infos(agent.spec.experiment, day, settled_before_ms=settled_before_ms(agent))
-        rows = [traces.rows(trace, redact=redact) for trace in traces.read([info.trace_id for info in infos])]
-        written = archive.upsert_day(prefix, day, rows)
-        absent = sorted({info.trace_id for info in infos} - archive.trace_ids(prefix, day))
+        archived = archive.archive_day(
+            agent, day, settled_before_ms=settled_before_ms(agent), progress=context.log.info
+        )
         counts, doubled = count_rows(sql, prefix, day)
         record = ArchiveRecord(
             day=context.partition_key,
             traces=counts["traces"],
             spans=counts["spans"],
             assessments=counts["assessments"],
-            watermark_ms=max((info.request_ms for info in infos), default=0),
+            watermark_ms=archived.newest_ms,
         )
         return result(
             record,
@@ -81,16 +77,17 @@ def archived_traces(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.Asse
                 "dagster/partition_row_count": record.traces,
                 "dagster/table_name": f"{prefix}traces",
                 "written": table(
-                    ["table", "inserted", "updated"], [(name, w.inserted, w.updated) for name, w in written.items()]
+                    ["table", "inserted", "updated"],
+                    [(name, w.inserted, w.updated) for name, w in archived.written.items()],
                 ),
                 "rows": table(["table", "rows"], sorted(counts.items())),
             },
             checks=[
                 dg.AssetCheckResult(
                     check_name="complete",
-                    passed=not absent,
-                    description=f"{len(infos)} in MLflow, {record.traces} in the table"
-                    + (f"; missing {', '.join(absent[:5])}: run the day again." if absent else "."),
+                    passed=not archived.absent,
+                    description=f"{archived.settled} in MLflow, {record.traces} in the table"
+                    + (f"; missing {', '.join(archived.absent[:5])}: run the day again." if archived.absent else "."),
                 ),
                 dg.AssetCheckResult(
                     check_name="no_duplicates",

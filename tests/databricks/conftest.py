@@ -1,0 +1,49 @@
+"""Fixtures of the tests against the emulated workspace.
+
+Lives here: a workspace a test, and the environment in which the clients talk to it.
+Add here: a fixture two of these modules need. Not here: the workspace (`tests/workspace/`).
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resources.platform import Platform
+from tests.workspace.app import Workspace
+from tests.workspace.server import client_environment, served_workspace
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace of its own. A request it does not know fails the test."""
+    with served_workspace() as served:
+        for name in [name for name in os.environ if name.startswith(("LIFECYCLE_", "DATABRICKS_", "MLFLOW_"))]:
+            monkeypatch.delenv(name)
+        for name, value in client_environment(served).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("LIFECYCLE_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        forget_clients()
+        yield served
+        forget_clients()
+        assert not served.unknown, f"requests no part knows: {served.unknown}"
+
+
+@pytest.fixture
+def databricks(workspace: Workspace) -> Platform:
+    """The platform of the workspace."""
+    return Platform.from_env()
+
+
+def forget_clients() -> None:
+    """Clients and ids that are cached a process: a test process meets many workspaces, a real one meets one."""
+    from mlflow.utils import rest_utils
+
+    from resources import mlflow_store
+
+    mlflow_store._experiment_id.cache_clear()
+    for name in vars(rest_utils).values():
+        if hasattr(name, "cache_clear"):
+            name.cache_clear()
