@@ -9,7 +9,7 @@ PATH := $(CURDIR)/$(BIN):$(PATH)
 export PATH
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test ui lint format typecheck defs bench pictures reference pins clean
+.PHONY: demo test ui databricks lint format typecheck defs bench pictures reference pins clean
 
 demo: $(VENV)/.run ## The whole life of docs_agent; FRESH=1 starts over
 	@$(BIN)/python -m lifecycle_assets.demo.main $(if $(FRESH),--fresh)
@@ -51,6 +51,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
+databricks: $(VENV)/.run ## What LIFECYCLE_PLATFORM=databricks needs besides (500 MB: PySpark comes with it)
+	@$(PIP) -r requirements-databricks.txt
+
 pictures: $(VENV)/.dev ## Take the pictures of the documentation from the running UI
 	@sh tests/ui/chromium.sh
 	$(BIN)/python -m docs.make_pictures
@@ -61,7 +64,8 @@ reference: $(VENV)/.dev ## Write docs/reference.md from the code
 pins: ## Resolve the pins again; no index is named in them
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build --extra dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build --extra databricks -c requirements.txt -o requirements-databricks.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header pyproject.toml --extra build --extra databricks --extra dev -c requirements-databricks.txt -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .lifecycle

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lifecycle_assets.spec_base import Line, Name, Strict
-from lifecycle_assets.spec_runtime import Deployment, Tracing
+from lifecycle_assets.spec_runtime import Compute, Deployment, Tracing
 
 AGGREGATIONS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
 """How the values of one scorer become the number of a metric `<scorer>/<aggregation>`."""
@@ -131,7 +131,9 @@ class Scorer(Strict):
     sample_rate: float = Field(default=1.0, ge=0, le=1, description="Share of production traces it scores, 0..1.")
     filter: str = Field(default="", description="MLflow trace filter; only matching traces are scored.")
     cost_per_call: float = Field(default=0.0, ge=0, description="USD one call costs; used by backfill budgets.")
-    level: Literal["trace"] = Field(default="trace", description="What one call looks at: trace.")
+    level: Literal["trace", "session"] = Field(
+        default="trace", description="What one call looks at: trace, or a whole session (only on Databricks)."
+    )
     requires: str = Field(
         default="",
         description="Environment variable without which the scorer is left out, such as LIFECYCLE_JUDGE_MODEL.",
@@ -155,6 +157,14 @@ class ArchivePolicy(Strict):
     retention_days: int | None = Field(default=None, ge=1, description="Days kept; null keeps all.")
     start_date: str = Field(
         default="2025-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="First day of the partitions, UTC."
+    )
+
+
+class Monitoring(Strict):
+    """How the workspace's production monitoring runs the scorers. The local platform scores when it is asked to."""
+
+    every_minutes: int | None = Field(
+        default=None, ge=1, le=60, description="Minutes between two runs on Databricks; null leaves it as it is."
     )
 
 
@@ -245,10 +255,12 @@ class AgentSpec(Strict):
     eval: Evaluation
     scorers: list[Scorer] = Field(min_length=1, max_length=MAX_SCORERS)
     archive: ArchivePolicy = Field(default_factory=ArchivePolicy)
+    monitoring: Monitoring = Field(default_factory=Monitoring)
     backfill: BackfillPolicy = Field(default_factory=BackfillPolicy)
     labeling: Labeling
     deployment: Deployment = Field(default_factory=Deployment)
     tracing: Tracing = Field(default_factory=Tracing)
+    compute: Compute = Field(default_factory=Compute)
     alerts: Alerts = Field(default_factory=Alerts)
 
     @field_validator("scorers")
@@ -263,6 +275,13 @@ class AgentSpec(Strict):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         known = {scorer.name for scorer in self.scorers}
+        for scorer in self.scorers:
+            gated = [threshold.metric.rpartition("/")[0] for threshold in self.eval.gate.thresholds]
+            if scorer.level == "session" and scorer.name in (*gated, *self.eval.scorers):
+                raise ValueError(
+                    f"scorer '{scorer.name}' looks at sessions, and an evaluation has none; "
+                    "take it out of eval.scorers and of eval.gate.thresholds"
+                )
         for index, threshold in enumerate(self.eval.gate.thresholds):
             scorer, _, aggregation = threshold.metric.rpartition("/")
             if scorer not in known or aggregation not in AGGREGATIONS:
@@ -302,6 +321,11 @@ class AgentSpec(Strict):
     def trace_prefix(self) -> str:
         """What the names of the trace tables on Databricks begin with."""
         return self.tracing.table_prefix or self.name
+
+    @property
+    def volume(self) -> str:
+        """`catalog.schema.volume` that jobs of a workspace take code from and write messages to."""
+        return self.compute.volume or f"{self.catalog}.{self.schema_name}.lifecycle"
 
     @property
     def table_prefix(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
 from resources.explain import explained
@@ -17,7 +18,8 @@ from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 
 PAGE = 500
-PRODUCTION = "metadata.mlflow.sourceRun IS NULL"
+MOST = 100_000
+"""Traces that are counted: what an experiment holds at most on Databricks."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,16 @@ class Census:
 
 
 def count(platform: Platform, agent: Agent) -> Census:
-    """Count the agent's logged models and traces; `days` are the UTC days with production traces, oldest first."""
+    """Count the agent's logged models and traces; `days` are the UTC days with production traces, oldest first.
+
+    Raises `Refused` beyond 100,000 traces: the tables count them faster.
+    """
     with explained(platform.tracking_uri):
         client, experiment = open_client(platform), experiment_id(platform, agent.spec.experiment)
         mine = marks.where_filter({marks.AGENT: agent.name, marks.COMPLETE: "true"})
         models = client.search_logged_models([experiment], filter_string=mine)
-        everything = list(_infos(client, experiment, ""))
-        production = list(_infos(client, experiment, PRODUCTION))
+        everything = list(_infos(client, _location(platform, agent, experiment)))
+    production = [info for info in everything if "mlflow.sourceRun" not in info.trace_metadata]
     by_model: dict[str, int] = {}
     for info in production:
         model = info.trace_metadata.get("mlflow.modelId", "")
@@ -52,17 +57,21 @@ def count(platform: Platform, agent: Agent) -> Census:
     )
 
 
-def _infos(client: Any, experiment: str, filter_string: str) -> Iterator[Any]:
-    token = None
+def _location(platform: Platform, agent: Agent, experiment: str) -> str:
+    if not platform.is_databricks:
+        return experiment
+    from resources.databricks.trace_place import place_of
+
+    return place_of(platform, agent.spec.experiment).location
+
+
+def _infos(client: Any, location: str) -> Iterator[Any]:
+    token, seen = None, 0
     while True:
-        page = client.search_traces(
-            locations=[experiment],
-            filter_string=filter_string,
-            max_results=PAGE,
-            page_token=token,
-            include_spans=False,
-        )
+        page = client.search_traces(locations=[location], max_results=PAGE, page_token=token, include_spans=False)
         yield from (trace.info for trace in page)
-        token = page.token
+        token, seen = page.token, seen + len(page)
         if not token:
             return
+        if seen >= MOST:
+            raise Refused(f"{location} holds more than {MOST} traces; count them in the tables: lifecycle query.")

@@ -1,90 +1,30 @@
 """The evaluation dataset in MLflow: what the file says, what reviewers added, and how the two are kept apart.
 
-Lives here: comparing the declared rows with the records MLflow holds, and writing the difference.
+Lives here: comparing the declared rows with the records MLflow holds, and writing the difference; both platforms.
 Add here: a further origin of records.
-Not here: reading the file (`lifecycle_assets/spec_file.py`), evaluating (`evaluation_steps.py`).
+Not here: reading the file (`lifecycle_assets/spec_file.py`), a record as a row (`dataset_rows.py`), evaluating
+(`evaluation_steps.py`), records in Unity Catalog (`resources/databricks/datasets.py`).
 
 A record that comes from the file keeps the file's own expectations in its source, so that what differs from them is
 known to be a reviewer's and survives every change of the file. MLflow merges expectations but never removes one, and
 never changes a source; a record that must lose something is therefore deleted and written anew. Reviewers' work is
-noted in a tag of the dataset before that, and restored from it when a crash came between.
+noted in a tag of the dataset before that, and restored from it when a crash came between. A dataset that can replace a
+record is an `InPlaceDataset` and needs none of that.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lifecycle_assets.records import DatasetRecord, digest
+from lifecycle_assets.records import DatasetRecord
 from lifecycle_assets.refused import Refused
+from resources.dataset_rows import InPlaceDataset, Row, canonical, rows_digest, rows_of
 from resources.mlflow_store import open_mlflow
 from resources.platform import Platform
 
 _JOURNAL = "lifecycle.rewriting"
 _JOURNAL_LIMIT = 5000
 """Characters MLflow keeps of a dataset's tag."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One record as it is or should be; `declared` are the file's expectations, None when it is not in the file."""
-
-    inputs: Mapping[str, Any]
-    expectations: Mapping[str, Any]
-    declared: Mapping[str, Any] | None = None
-    trace_id: str = ""
-    record_id: str = ""
-
-    @property
-    def key(self) -> str:
-        """What makes a record one and the same: its inputs."""
-        return canonical(self.inputs)
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """Expectations that did not come from the file."""
-        declared = self.declared or {}
-        return {name: value for name, value in self.expectations.items() if declared.get(name, ...) != value}
-
-    def as_record(self) -> dict[str, Any]:
-        """The record as MLflow takes it."""
-        data: dict[str, Any] = {"trace_id": self.trace_id} if self.trace_id else {}
-        if self.declared is not None:
-            data["declared"] = dict(self.declared)
-        kind = "CODE" if self.declared is not None else "TRACE" if self.trace_id else "HUMAN"
-        return {
-            "inputs": dict(self.inputs),
-            "expectations": dict(self.expectations),
-            "source": {"source_type": kind, "source_data": data},
-        }
-
-
-def canonical(value: object) -> str:
-    """`value` as JSON that does not depend on the order of keys."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def rows_of(dataset: Any) -> list[Row]:
-    """The records of an MLflow dataset, by inputs, so that the same records always come in the same order."""
-    rows = []
-    for record in dataset.to_df().to_dict(orient="records"):
-        source = record.get("source")
-        data = (source if isinstance(source, dict) else source.to_dict() if source else {}).get("source_data") or {}
-        rows.append(
-            Row(
-                inputs=record["inputs"],
-                expectations=record.get("expectations") or {},
-                declared=data.get("declared"),
-                trace_id=str(data.get("trace_id") or ""),
-                record_id=record["dataset_record_id"],
-            )
-        )
-    return sorted(rows, key=lambda row: row.key)
-
-
-def rows_digest(rows: Iterable[Row]) -> str:
-    """Digest over inputs and expectations, whatever the order of the records."""
-    return digest(sorted(canonical([row.inputs, row.expectations]) for row in rows))
 
 
 def describe(dataset: Any) -> DatasetRecord:
@@ -96,7 +36,14 @@ def describe(dataset: Any) -> DatasetRecord:
 
 
 def find_dataset(platform: Platform, name: str, experiment_id: str | None = None) -> Any | None:
-    """The MLflow dataset of that name (of that experiment, when given), the oldest if there are several; or None."""
+    """The MLflow dataset of that name, or None.
+
+    Locally of that experiment, when given, and the oldest if there are several; on Databricks a name is a table's.
+    """
+    if platform.is_databricks:
+        from resources.databricks.datasets import find
+
+        return find(platform, name)
     open_mlflow(platform)
     from mlflow.genai import datasets
 
@@ -111,10 +58,36 @@ def find_dataset(platform: Platform, name: str, experiment_id: str | None = None
 
 def create_dataset(platform: Platform, name: str, experiment_id: str, agent: str) -> Any:
     """A new, empty dataset."""
+    if platform.is_databricks:
+        from resources.databricks.datasets import create
+
+        return create(platform, name, experiment_id)
     open_mlflow(platform)
     from mlflow.genai import datasets
 
     return datasets.create_dataset(name=name, experiment_id=[experiment_id], tags={"lifecycle.agent": agent})
+
+
+def dataset_to_evaluate(platform: Platform, asked: DatasetRecord) -> Any:
+    """The dataset as `mlflow.genai.evaluate` and `rows_of` take it, its records read once.
+
+    Raises `Refused` when they are not those asked for.
+    """
+    if platform.is_databricks:
+        from resources.databricks.datasets import to_evaluate
+
+        dataset = to_evaluate(platform, asked.name, asked.digest)
+    else:
+        from mlflow.genai import datasets
+
+        dataset = datasets.get_dataset(dataset_id=asked.dataset_id)
+    found = rows_digest(rows_of(dataset))
+    if found != asked.digest:
+        raise Refused(
+            f"MLflow dataset '{asked.name}' changed: its digest is {found}, the evaluation was asked for "
+            f"{asked.digest}; materialize eval_dataset, then eval_results."
+        )
+    return dataset
 
 
 def write_declared(dataset: Any, declared: Sequence[Mapping[str, Any]]) -> None:
@@ -177,6 +150,9 @@ def _only_gains(held: Row, row: Row) -> bool:
 
 
 def _rewrite(dataset: Any, record_id: str, row: Row) -> None:
+    if isinstance(dataset, InPlaceDataset):
+        dataset.replace_record(record_id, row.as_record())
+        return
     from mlflow.genai import datasets
 
     note = json.dumps(row.as_record(), ensure_ascii=False)
@@ -191,6 +167,9 @@ def _rewrite(dataset: Any, record_id: str, row: Row) -> None:
 
 def _restore(dataset: Any) -> None:
     """Write what a process that died between deleting and writing had noted."""
+    if isinstance(dataset, InPlaceDataset):
+        dataset.settle()
+        return
     note = (dataset.tags or {}).get(_JOURNAL)
     if note:
         from mlflow.genai import datasets

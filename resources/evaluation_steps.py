@@ -12,13 +12,15 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.records import DatasetRecord
 from lifecycle_assets.refused import Refused
 from resources import run_marks as marks
-from resources.eval_dataset import canonical, rows_digest, rows_of
+from resources.dataset_rows import canonical, rows_of
+from resources.eval_dataset import dataset_to_evaluate
 from resources.evaluation_rows import evidence_of, further_metrics, readable_table, score_of
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_steps import rebuild_agent
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 EVALUATION_FILE = "evaluation.json"
 ROWS_FILE = "evaluation_rows.json"
+
+LATE_SECONDS = (0, 2, 5, 10)
+"""Before each further look for what was written to Unity Catalog and cannot be read yet."""
 
 _SETTINGS = {
     "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0",  # A large limit sizes the pool beyond SQLite's and loses traces.
@@ -51,7 +56,7 @@ def evaluate(request: Mapping[str, Any]) -> dict[str, Any]:
     agent, platform = rebuild_agent(request), Platform.from_env()
     mlflow, client = open_mlflow(platform), open_client(platform)
     asked = DatasetRecord.from_json(request["dataset"])
-    dataset = _dataset_of(asked)
+    dataset = dataset_to_evaluate(platform, asked)
     declared = [one for one in declared_scorers(agent, platform.environment) if one.name in request["scorers"]]
     if {one.name: one.digest for one in declared} != dict(request["scorers"]):
         raise Refused(f"{agent.name}: the scorers changed while the evaluation started; run it again.")
@@ -152,20 +157,6 @@ class _LostWrites(logging.Handler):
             raise RuntimeError(f"MLflow stored {len(self._heard)} rows incompletely: {self._heard[0]}")
 
 
-def _dataset_of(asked: DatasetRecord) -> Any:
-    """The MLflow dataset, its records loaded once. Raises `Refused` when they are not those asked for."""
-    from mlflow.genai import datasets
-
-    dataset = datasets.get_dataset(dataset_id=asked.dataset_id)
-    rows = rows_of(dataset)
-    if rows_digest(rows) != asked.digest:
-        raise Refused(
-            f"MLflow dataset '{asked.name}' changed: its digest is {rows_digest(rows)}, the evaluation was asked for "
-            f"{asked.digest}; materialize eval_dataset, then eval_results."
-        )
-    return dataset
-
-
 def _rows(
     mlflow: Any,
     experiment_id: str,
@@ -175,19 +166,16 @@ def _rows(
     calls: _Predictions,
 ) -> list[dict[str, Any]]:
     """Every record with its trace and what each scorer said of it, in the records' order."""
-    found = mlflow.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, return_type="list")
-    traces = {trace.info.trace_id: trace.info for trace in found}
+    names = [one.name for one in declared]
+    wanted = {trace: [] if key in calls.failures else names for key, trace in calls.traces.items() if trace}
+    traces = stored_traces(mlflow, experiment_id, run_id, wanted)
     rows = []
     for record in records:
         info = traces.get(calls.traces.get(record.key, ""))
         failure = calls.failures.get(record.key, "")
         if info is None:
             raise RuntimeError(f"the evaluation left no trace of a row: {record.key[:200]}")
-        said = [
-            one.to_dictionary()
-            for one in info.assessments
-            if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id
-        ]
+        said = [one.to_dictionary() for one in _of_run(info, run_id)]
         scores = {
             one.name: {"value": None, "error": failure, "rationale": ""}
             if failure
@@ -205,6 +193,36 @@ def _rows(
             }
         )
     return rows
+
+
+def stored_traces(mlflow: Any, experiment_id: str, run_id: str, wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Trace infos of the run by id. `wanted`: every trace of it, and the scorers that may have said something of it.
+
+    What is written to Unity Catalog can be read some seconds later, and a search by experiment may leave it out. So
+    a trace there that lacks a scorer is asked for again, by its id: else it would look like 'not applicable'.
+    """
+    found = mlflow.search_traces(locations=[experiment_id], run_id=run_id, include_spans=False, return_type="list")
+    infos = {trace.info.trace_id: trace.info for trace in found}
+    client = mlflow.MlflowClient()
+    for seconds in LATE_SECONDS:
+        late = [trace_id for trace_id, names in wanted.items() if _lacks(trace_id, infos.get(trace_id), run_id, names)]
+        if not late:
+            break
+        time.sleep(seconds)
+        for trace_id in late:
+            infos[trace_id] = client.get_trace(trace_id).info
+    return infos
+
+
+def _lacks(trace_id: str, info: Any, run_id: str, scorers: Sequence[str]) -> bool:
+    if info is None or not trace_id.startswith("trace:/"):
+        return info is None
+    return bool(set(scorers) - {one.name for one in _of_run(info, run_id)})
+
+
+def _of_run(info: Any, run_id: str) -> list[Any]:
+    """Assessments this run made of a trace."""
+    return [one for one in info.assessments if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id]
 
 
 def _write(

@@ -123,7 +123,7 @@ class MlflowEvaluator(Evaluator):
         active = {
             one.name: one.digest
             for one in declared_scorers(agent, self._platform.environment)
-            if not chosen or one.name in chosen
+            if (not chosen or one.name in chosen) and one.spec.level == "trace"
         }
         if not active:
             raise Refused(f"{agent.name}: no scorer is active; set the variables named by scorers.requires.")
@@ -180,9 +180,12 @@ class MlflowEvaluator(Evaluator):
 
     def _own(self, agent: Agent) -> Any:
         """The dataset kept for this agent, which is created when absent."""
-        name, experiment = f"{agent.name}_eval", experiment_id(self._platform, agent.spec.experiment)
+        name, experiment = self._own_name(agent), experiment_id(self._platform, agent.spec.experiment)
         found = eval_dataset.find_dataset(self._platform, name, experiment)
         return found or eval_dataset.create_dataset(self._platform, name, experiment, agent.name)
+
+    def _own_name(self, agent: Agent) -> str:
+        return f"{agent.name}_eval"
 
     def _named(self, name: str) -> Any:
         found = eval_dataset.find_dataset(self._platform, name)

@@ -29,11 +29,18 @@ def explain(error: BaseException, where: str) -> str | None:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        sentence = _explain_one(link, where)
+        sentence = _of_workspace(link) if where.startswith("databricks") else None
+        sentence = sentence or _explain_one(link, where)
         if sentence:
             return sentence
         link = link.__cause__ or link.__context__
     return None
+
+
+def _of_workspace(error: BaseException) -> str | None:
+    from resources.databricks.faults import explain_databricks
+
+    return explain_databricks(error)
 
 
 def _explain_one(error: BaseException, where: str) -> str | None:

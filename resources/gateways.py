@@ -8,6 +8,7 @@ Not here: which implementation is used (each resource's `create_resource`).
 from types import MappingProxyType
 
 from resources.archive import ArchiveResource
+from resources.compute import ComputeResource
 from resources.deployer import DeployerResource
 from resources.evaluator import EvaluatorResource
 from resources.labeling_desk import LabelingDeskResource
@@ -21,6 +22,7 @@ from resources.tracing import TracingResource
 GATEWAYS = MappingProxyType(
     {
         "archive": ArchiveResource(),
+        "compute": ComputeResource(),
         "deployer": DeployerResource(),
         "desk": LabelingDeskResource(),
         "evaluator": EvaluatorResource(),

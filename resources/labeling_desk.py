@@ -2,17 +2,16 @@
 
 Lives here: opening a session with the declared questions, its items, the answers people gave.
 Add here: what a client of reviewers needs of a session.
-Not here: which traces to review (`lifecycle_assets/choosing.py`), what labels are used for (`labels.py`).
+Not here: which traces to review (`lifecycle_assets/choosing.py`), what labels are used for (`labels.py`), what an
+answer is (`label_answers.py`).
 
 A session is an MLflow review queue. MLflow neither knows of a trace in two queues nor of one a reviewer removed, so
 each trace carries the tag `QUEUED_TAG`: `adding <session>` from before it is added until it is known to be an item,
 then the session's id, for ever.
 """
 
-import hashlib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,6 +23,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import LabelSchema
 from lifecycle_assets.spec_file import Agent
 from resources.explain import explained
+from resources.label_answers import answers_of, fits, pass_fail_options, refuse_unfit, reviewer_of, write_answer
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.run_marks import page
@@ -31,13 +31,14 @@ from resources.run_marks import page
 QUEUED_TAG = "lifecycle.labeling_session"
 """Trace tag with the session a trace was put into; it stays when the reviewer removes the item."""
 
-_ADDING = "adding "
+ADDING = "adding "
+"""What the tag says before the session's id while the trace is being added."""
 _PAGE = 100  # Traces named in one filter.
 
 
 @dataclass(frozen=True)
 class Session:
-    """A labeling session: MLflow review queue locally."""
+    """A labeling session: a review queue of MLflow, or a labeling session of Databricks' review app."""
 
     session_id: str
     name: str
@@ -94,6 +95,13 @@ class LabelingDesk(ABC):
         """
 
     @abstractmethod
+    def bring_home(self, agent: Agent, labels: Sequence[Label]) -> int:
+        """Make sure that each answer is an assessment of the trace itself, so that the archive holds it.
+
+        Returns how many were written; repeating writes nothing.
+        """
+
+    @abstractmethod
     def review(
         self, agent: Agent, session_id: str, trace_id: str, answers: Mapping[str, Any], *, reviewer: str
     ) -> None:
@@ -116,7 +124,7 @@ class MlflowLabelingDesk(LabelingDesk):
             experiment = experiment_id(self._platform, agent.spec.experiment)
             schema_ids = [self._schema_id(mlflow, agent, experiment, schema) for schema in agent.spec.labeling.schemas]
             queue, created = self._queue(mlflow, agent, experiment, name, schema_ids)
-            client, claim = open_client(self._platform), _ADDING + queue.queue_id
+            client, claim = open_client(self._platform), ADDING + queue.queue_id
             tags = {info.trace_id: info.tags.get(QUEUED_TAG, "") for info in self._infos(experiment, trace_ids)}
             adding = [trace_id for trace_id in trace_ids if tags.get(trace_id, queue.queue_id) in ("", claim)]
             for trace_id in adding:
@@ -132,7 +140,7 @@ class MlflowLabelingDesk(LabelingDesk):
 
     def interrupted(self, agent: Agent, tags: Iterable[str]) -> str:
         """Look the queue up that the newest claim names."""
-        ids = sorted({tag.removeprefix(_ADDING) for tag in tags if tag})
+        ids = sorted({tag.removeprefix(ADDING) for tag in tags if tag})
         if not ids:
             return ""
         with self._mlflow() as mlflow:
@@ -166,16 +174,11 @@ class MlflowLabelingDesk(LabelingDesk):
         """Read the traces' assessments, without their spans."""
         with self._mlflow():
             infos = self._infos(experiment_id(self._platform, agent.spec.experiment), trace_ids)
-        newest: dict[tuple[str, str, str], Label] = {}
-        for info in infos:
-            for schema, assessment in _answers(agent, info):
-                reviewer, at_ms = _reviewer(assessment), assessment.last_update_time_ms or 0
-                label = Label(info.trace_id, schema.name, assessment.value, reviewer, at_ms)
-                key = (info.trace_id, schema.name, reviewer)
-                if _fits(schema, label.value) and (key not in newest or newest[key].at_ms <= at_ms):
-                    newest[key] = label
-        order = {trace_id: position for position, trace_id in enumerate(trace_ids)}
-        return sorted(newest.values(), key=lambda label: (order[label.trace_id], label.schema, label.reviewer))
+        return newest_labels(agent, [(info.trace_id, info) for info in infos], trace_ids)
+
+    def bring_home(self, agent: Agent, labels: Sequence[Label]) -> int:
+        """People answer on the traces themselves: there is nothing to bring."""
+        return 0
 
     def review(
         self, agent: Agent, session_id: str, trace_id: str, answers: Mapping[str, Any], *, reviewer: str
@@ -183,17 +186,13 @@ class MlflowLabelingDesk(LabelingDesk):
         """Write the answers as assessments of that person, then set the item's status."""
         reviewer = reviewer.strip().lower()
         schemas = {schema.name: schema for schema in agent.spec.labeling.schemas}
-        for name, value in answers.items():
-            if name not in schemas:
-                raise Refused(f"{agent.name}: no label schema '{name}' is declared; declared are {', '.join(schemas)}.")
-            if not _fits(schemas[name], value):
-                raise Refused(f"{agent.name}: {value!r:.60} is no answer to '{name}'; {_allowed(schemas[name])}.")
+        refuse_unfit(agent, answers)
         if trace_id not in {item.trace_id for item in self.items(session_id)}:
             raise Refused(f"{agent.name}: trace {trace_id} is no item of session {session_id}; review one that is.")
         with self._mlflow() as mlflow:
             for info in self._infos(experiment_id(self._platform, agent.spec.experiment), [trace_id]):
                 for name, value in answers.items():
-                    _write_answer(mlflow, agent, info, schemas[name], value, reviewer)
+                    write_answer(mlflow, agent, info, schemas[name], value, reviewer)
             mlflow.genai.review_queues.set_review_queue_item_status(
                 session_id, item_id=trace_id, status="complete", completed_by=reviewer
             )
@@ -272,7 +271,7 @@ class LabelingDeskResource(dg.ConfigurableResource):
     """The labeling desk of this process's platform."""
 
     def create_resource(self, context: dg.InitResourceContext) -> LabelingDesk:
-        """MLflow's review queues, on every platform of this release."""
+        """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
             from resources.databricks.labeling_desk import DatabricksLabelingDesk
@@ -285,54 +284,30 @@ def _input(mlflow: Any, schema: LabelSchema) -> Any:
     """How MLflow's UI asks the question."""
     api = mlflow.genai.label_schemas
     if schema.input == "pass_fail":
-        positive, negative = schema.options if len(schema.options) == 2 else ("Yes", "No")
+        positive, negative = pass_fail_options(schema)
         return api.InputPassFail(positive_label=positive, negative_label=negative)
     if schema.input == "categorical":
         return api.InputCategorical(options=list(schema.options))
     return api.InputNumeric() if schema.input == "numeric" else api.InputText()
 
 
-def _fits(schema: LabelSchema, value: Any) -> bool:
-    """Whether a value answers the question; MLflow itself takes anything."""
-    if schema.input == "pass_fail":
-        return isinstance(value, bool)
-    if schema.input == "numeric":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, str) and (schema.input == "text" or value in schema.options)
+def newest_labels(
+    agent: Agent,
+    infos: Iterable[tuple[str, Any]],
+    trace_ids: Sequence[str],
+    read: Callable[[LabelSchema, Any], Any] = lambda _, value: value,
+) -> list[Label]:
+    """See `LabelingDesk.labels`. `infos` are pairs of a trace's id and an MLflow trace info that holds its answers.
 
-
-def _allowed(schema: LabelSchema) -> str:
-    """What may be answered, in words."""
-    options = f"one of {', '.join(schema.options)}"
-    kinds = {"pass_fail": "True or False", "numeric": "a number", "text": "a text", "categorical": options}
-    return f"answer with {kinds[schema.input]}"
-
-
-def _answers(agent: Agent, info: Any) -> Iterator[tuple[LabelSchema, Any]]:
-    """Valid assessments of people on a trace, each with the declared question it answers."""
-    schemas = {schema.name: schema for schema in agent.spec.labeling.schemas}
-    for assessment in info.assessments:
-        schema = schemas.get(assessment.name)
-        if schema is None or assessment.valid is False or assessment.source.source_type != "HUMAN":
-            continue
-        if (schema.type == "feedback") == (assessment.feedback is not None):
-            yield schema, assessment
-
-
-def _reviewer(assessment: Any) -> str:
-    return (assessment.source.source_id or "").strip().lower()
-
-
-def _write_answer(mlflow: Any, agent: Agent, info: Any, schema: LabelSchema, value: Any, reviewer: str) -> None:
-    """Write one answer under an id of (trace, question, reviewer), or replace the reviewer's former one."""
-    from mlflow.entities import AssessmentSource, Expectation, Feedback
-
-    kind = Feedback if schema.type == "feedback" else Expectation
-    assessment = kind(name=schema.name, value=value, source=AssessmentSource("HUMAN", reviewer))
-    own = [a for asked, a in _answers(agent, info) if asked == schema and _reviewer(a) == reviewer]
-    if not own:
-        named = f"{info.trace_id}|{schema.name}|{reviewer}"
-        assessment.assessment_id = "a-" + hashlib.sha256(named.encode()).hexdigest()[:32]
-        mlflow.log_assessment(info.trace_id, assessment)
-    elif (newest := max(own, key=lambda a: a.last_update_time_ms or 0)).value != value:
-        mlflow.update_assessment(info.trace_id, newest.assessment_id, assessment)
+    `read` gives the meaning of a stored value.
+    """
+    newest: dict[tuple[str, str, str], Label] = {}
+    for trace_id, info in infos:
+        for schema, assessment in answers_of(agent, info):
+            reviewer, at_ms = reviewer_of(assessment), assessment.last_update_time_ms or 0
+            label = Label(trace_id, schema.name, read(schema, assessment.value), reviewer, at_ms)
+            key = (trace_id, schema.name, reviewer)
+            if fits(schema, label.value) and (key not in newest or newest[key].at_ms <= at_ms):
+                newest[key] = label
+    order = {trace_id: position for position, trace_id in enumerate(trace_ids)}
+    return sorted(newest.values(), key=lambda label: (order[label.trace_id], label.schema, label.reviewer))

@@ -9,6 +9,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from lifecycle_assets.refused import Refused
 from resources.platform import Platform
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def experiment_id(platform: Platform, name: str) -> str:
 def _experiment_id(platform: Platform, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
+    if platform.is_databricks and not name.startswith("/"):
+        raise Refused(
+            f"experiment '{name[:80]}' is not an absolute path: on Databricks write it like /Shared/{name[:80]}, "
+            "in the field experiment of defs.yaml."
+        )
     client = open_client(platform)
     found = client.get_experiment_by_name(name)
     if found is None:

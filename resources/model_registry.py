@@ -4,14 +4,15 @@ Lives here: the gateway to the model registry: what it returns, what it promises
 Add here: a question about logged models, versions or aliases.
 Not here: steps that run the agent's code (`model_steps.py`), who may become champion (`release.py`).
 
-`MlflowClient` speaks to an embedded store, a server and Unity Catalog alike, so there is one implementation.
+`MlflowClient` speaks to an embedded store and a server alike; where Unity Catalog differs, see
+`databricks/model_registry.py`.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel as MlflowLoggedModel
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
 
 READY_SECONDS = 300
 """How long a new version may take to become READY."""
@@ -99,6 +101,9 @@ class ModelRegistry(ABC):
 class MlflowModelRegistry(ModelRegistry):
     """The registry of an MLflow tracking store, embedded or a server."""
 
+    worker_seconds: float | None = None
+    """How long a step that runs the agent's code may take; None: as long as it takes."""
+
     def __init__(self, platform: Platform) -> None:
         """Opens nothing yet."""
         self._platform = platform
@@ -119,7 +124,7 @@ class MlflowModelRegistry(ModelRegistry):
             "model_tags": {name: value for name, value in tags.items() if value},
             "run_tags": {**tags, marks.STEP: "logged_model", marks.DAGSTER_RUN: dagster_run_id},
         }
-        answer = run_worker("log_model", request, platform=self._platform, progress=progress)
+        answer = self._run("log_model", request, progress)
         with explained(self._platform.tracking_uri):
             return self._described(client.get_logged_model(answer["model_id"]), created=True)
 
@@ -140,7 +145,7 @@ class MlflowModelRegistry(ModelRegistry):
     def loads_back(self, version: RegisteredVersion, request: Mapping[str, object], *, progress: Progress) -> str:
         """See `ModelRegistry.loads_back`. Writes nothing, no trace either."""
         asked = {"model_uri": f"models:/{version.name}/{version.version}", "input": dict(request)}
-        return run_worker("predict", asked, platform=self._platform, progress=progress)["answer"]
+        return self._run("predict", asked, progress)["answer"]
 
     def versions(self, name: str) -> list[RegisteredVersion]:
         """See `ModelRegistry.versions`."""
@@ -162,7 +167,7 @@ class MlflowModelRegistry(ModelRegistry):
             try:
                 model = client.get_registered_model(name)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                if not self._is_absent(error, name):
                     raise
                 return {}
             return {alias: str(version) for alias, version in model.aliases.items()}
@@ -176,6 +181,15 @@ class MlflowModelRegistry(ModelRegistry):
     def _client(self) -> "MlflowClient":
         return open_client(self._platform)
 
+    def _run(self, action: str, request: Mapping[str, object], progress: Progress) -> dict[str, Any]:
+        return run_worker(
+            action, request, platform=self._platform, progress=progress, timeout_seconds=self.worker_seconds
+        )
+
+    def _is_absent(self, error: "MlflowException", name: str) -> bool:
+        """Whether the error says that what was asked for does not exist."""
+        return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
     def _close_abandoned(self, client: "MlflowClient", experiment: str, agent: Agent) -> None:
         for run in marks.abandoned_runs(client, experiment, {marks.STEP: "logged_model", marks.AGENT: agent.name}):
             discard_run(client, experiment, run.info.run_id, "KILLED")
@@ -184,11 +198,9 @@ class MlflowModelRegistry(ModelRegistry):
         self, client: "MlflowClient", experiment: str, agent: Agent, digest: str
     ) -> "MlflowLoggedModel | None":
         tags = {marks.AGENT: agent.name, marks.SOURCE_DIGEST: digest, marks.COMPLETE: "true"}
-        found = client.search_logged_models(
-            [experiment], filter_string=marks.where_filter(tags), order_by=[{"field_name": "creation_time"}]
-        )
+        found = client.search_logged_models([experiment], marks.where_filter(tags))
         ready = [model for model in found if str(model.status) == "READY"]
-        return ready[0] if ready else None
+        return min(ready, key=lambda model: model.creation_timestamp, default=None)
 
     def _described(self, model: "MlflowLoggedModel", *, created: bool) -> LoggedModel:
         facts, smoke = json.loads(model.tags[marks.FACTS]), json.loads(model.tags[marks.SMOKE])

@@ -36,7 +36,7 @@ def rebuild_agent(request: Mapping[str, Any]) -> Agent:
 
 def agent_request(agent: Agent) -> dict[str, Any]:
     """The part of a request from which a worker rebuilds the agent; the worker has a working folder of its own."""
-    return {"folder": str(agent.folder.resolve()), "spec": agent.spec.model_dump(mode="json")}
+    return {"folder": str(agent.folder.resolve()), "spec": agent.spec.model_dump(mode="json", exclude_unset=True)}
 
 
 def log_model(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,13 +53,15 @@ def log_model(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with mlflow.start_run(run_id=run_id):
             _report("logging the model")
-            info = _logged(mlflow, client, agent, request["model_tags"])
+            info = _logged(mlflow, client, agent, {**request["model_tags"], marks.LOGGED_BY: run_id})
             # Not before: log_model traces nothing by itself, and waits for ever once tracing is off (mlflow 3.17.2).
             mlflow.tracing.disable()
             _report("smoke prediction")
             facts = _smoke(mlflow, agent, info.model_id)
             client.set_logged_model_tags(info.model_id, facts)
             client.set_logged_model_tags(info.model_id, {marks.COMPLETE: "true"})
+        # A client that gets no answer asks again, and the server makes a second model.
+        _drop_incomplete(client, request["experiment_id"], run_id)
     except BaseException as error:
         discard_run(client, request["experiment_id"], run_id, "FAILED")
         refusal = error if isinstance(error, Refused) else refusal_when_logging(error, agent)
@@ -96,12 +98,18 @@ def predict(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def discard_run(client: "MlflowClient", experiment_id: str, run_id: str, status: str) -> None:
     """Close a run as `status` and delete the models it left incomplete; a complete one makes it FINISHED."""
-    found = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    complete = _drop_incomplete(client, experiment_id, run_id)
+    client.set_terminated(run_id, "FINISHED" if complete else status)
+
+
+def _drop_incomplete(client: "MlflowClient", experiment_id: str, run_id: str) -> bool:
+    """Delete the models a run left incomplete; whether it has a complete one."""
+    found = client.search_logged_models([experiment_id], marks.where_filter({marks.LOGGED_BY: run_id}))
     complete = [model for model in found if model.tags.get(marks.COMPLETE) == "true"]
     for model in found:
         if model not in complete:
             client.delete_logged_model(model.model_id)
-    client.set_terminated(run_id, "FINISHED" if complete else status)
+    return bool(complete)
 
 
 def _logged(mlflow: Any, client: "MlflowClient", agent: Agent, tags: Mapping[str, str]) -> Any:

@@ -31,9 +31,11 @@ DAGSTER_RUN = "lifecycle.dagster_run_id"
 SOURCE_DIGEST = "lifecycle.source_digest"
 GIT_COMMIT = "lifecycle.git_commit"
 COMPLETE = "lifecycle.complete"
+LOGGED_BY = "lifecycle.run_id"
 FACTS = "lifecycle.facts"
 SMOKE = "lifecycle.smoke"
 MODEL_ID = "lifecycle.model_id"
+EVALUATION = "lifecycle.eval_run_id"
 DATASET_DIGEST = "lifecycle.dataset_digest"
 SCORERS_DIGEST = "lifecycle.scorers_digest"
 REFUSAL = "lifecycle.refusal"
@@ -66,10 +68,18 @@ def where_filter(tags: Mapping[str, str], *, prefix: str = "tags") -> str:
 
 
 def open_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    """Create a run that names this process as its worker; returns its id. Tags with empty values are left out."""
+    """Create a run that names this process as its worker; returns its id. Tags with empty values are left out.
+
+    A client that gets no answer asks again, and the server makes a second run: the twin is closed at once.
+    """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     marks = {key: value for key, value in {**tags, WORKER: worker}.items() if value}
-    return client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
+    run_id = client.create_run(experiment_id, run_name=name, tags=marks).info.run_id
+    mine = {WORKER: worker, **{key: tags[key] for key in (AGENT, STEP) if tags.get(key)}}
+    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' AND {where_filter(mine)}"):
+        if run.info.run_id != run_id:
+            client.set_terminated(run.info.run_id, "KILLED")
+    return run_id
 
 
 def abandoned_runs(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "list[Run]":
@@ -96,14 +106,25 @@ def _worker_lives(mark: str, started_ms: int) -> bool:
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return False
+    return process_lives(int(pid))
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of that number runs on this machine."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass  # It runs, as another user.
     return True
 
 
 def page(platform: Platform, path: str) -> str:
-    """The address of a page of the MLflow UI; empty without a server."""
+    """The address of a page of the MLflow UI, or of the workspace's; empty without a server."""
+    if platform.is_databricks:
+        from resources.databricks.workspace import open_workspace
+
+        return f"{without_password(open_workspace(platform).config.host or '').rstrip('/')}/ml/{path}"
     uri = platform.tracking_uri
     return f"{without_password(uri).rstrip('/')}/#/{path}" if uri.startswith(("http://", "https://")) else ""

@@ -23,6 +23,7 @@ from lifecycle_assets.spec import MAX_SCORERS
 from lifecycle_assets.spec_file import Agent
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
+from resources.model_steps import agent_request
 from resources.platform import Platform
 from resources.scorer_outcome import score
 from resources.scorer_source import DeclaredScorer, declared_scorers, free_names, is_stored_whole, load_declared
@@ -36,6 +37,10 @@ TAG = "lifecycle.scorer."
 """Prefix of the experiment tags that hold the registered scorers' configuration."""
 
 
+def silent(line: str) -> None:
+    """Nobody is told."""
+
+
 class ScorerRegistry(ABC):
     """Registers scorers as declared and hands back the registered copies."""
 
@@ -47,7 +52,7 @@ class ScorerRegistry(ABC):
         """
 
     @abstractmethod
-    def register(self, agent: Agent) -> list[ScorerVersion]:
+    def register(self, agent: Agent, *, progress: Progress = silent) -> list[ScorerVersion]:
         """Register the active scorers; the same source digest keeps its version, rates and filters are updated.
 
         Scorers no longer declared are stopped (rate 0), never deleted. Returns what `registered` returns from then on.
@@ -74,10 +79,13 @@ class MlflowScorerRegistry(ScorerRegistry):
     def try_alone(self, agent: Agent, *, progress: Progress, trace_id: str = "") -> dict[str, str]:
         """Look at the sources, then try the rest in a process of its own (some 5 s)."""
         declared = declared_scorers(agent, self._platform.environment)
-        faults = {scorer.name: fault for scorer in declared if (fault := _static_fault(agent, scorer))}
+        faults = {
+            scorer.name: fault
+            for scorer in declared
+            if (fault := self._level_fault(scorer) or _static_fault(agent, scorer))
+        }
         request = {
-            "spec": agent.spec.model_dump(mode="json"),
-            "folder": str(agent.folder.absolute()),
+            **agent_request(agent),
             "scorers": [scorer.name for scorer in declared if scorer.name not in faults],
             "trace_id": trace_id,
         }
@@ -89,9 +97,12 @@ class MlflowScorerRegistry(ScorerRegistry):
             progress(f"note: {note}")
         return faults | answer["faults"]
 
-    def register(self, agent: Agent) -> list[ScorerVersion]:
+    def register(self, agent: Agent, *, progress: Progress = silent) -> list[ScorerVersion]:
         """Register in order of declaration; see the base class."""
         declared = {scorer.registered_name: scorer for scorer in declared_scorers(agent, self._platform.environment)}
+        for scorer in declared.values():
+            if fault := self._level_fault(scorer):
+                raise Refused(fault, check="self_contained")
         with explained(self._platform.tracking_uri):
             experiment = experiment_id(self._platform, agent.spec.experiment)
             states = self._states(experiment)
@@ -104,7 +115,7 @@ class MlflowScorerRegistry(ScorerRegistry):
                 )
             for name, scorer in declared.items():
                 version = self._version(agent, experiment, scorer, states.get(name))
-                self._note(experiment, name, states.get(name), _state(agent, scorer, version))
+                self._note(experiment, name, states.get(name), state_of(agent, scorer, version))
             for name in self._owned(states, agent) - set(declared):
                 self._note(experiment, name, states[name], {**states[name], "sample_rate": 0.0, "stopped": True})
             return self.registered(agent)
@@ -134,6 +145,15 @@ class MlflowScorerRegistry(ScorerRegistry):
             self._loaded[key] = lambda trace: score(copy, trace)
         return self._loaded[key]
 
+    def _level_fault(self, scorer: DeclaredScorer) -> str:
+        """A sentence when this platform does not score what the scorer looks at; empty when it does."""
+        if scorer.spec.level == "trace":
+            return ""
+        return (
+            f"{scorer.name} has level: session, and this release scores sessions on Databricks only; leave it out "
+            "here by requires: DATABRICKS_HOST, or declare level: trace."
+        )
+
     def _version(self, agent: Agent, experiment: str, scorer: DeclaredScorer, state: Mapping[str, Any] | None) -> str:
         """The version that holds this source: the noted one, one that was registered but not noted, or a new one."""
         name = scorer.registered_name
@@ -141,7 +161,7 @@ class MlflowScorerRegistry(ScorerRegistry):
             return state["version"]
         made = load_declared(agent, scorer)
         newest = self._copy(experiment, name)
-        if newest is not None and _stored(newest) == _stored(made):
+        if newest is not None and stored_form(newest) == stored_form(made):
             return str(newest.scorer_version)
         from mlflow.exceptions import MlflowException
 
@@ -196,7 +216,7 @@ class ScorerRegistryResource(dg.ConfigurableResource):
         return MlflowScorerRegistry(platform)
 
 
-def _state(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, Any]:
+def state_of(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, Any]:
     """The value of a scorer's tag."""
     spec = scorer.spec
     return {
@@ -213,7 +233,7 @@ def _state(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, Any]
     }
 
 
-def _stored(scorer: Any) -> Any:
+def stored_form(scorer: Any) -> Any:
     """What MLflow stores of a scorer, without its names and MLflow's version; equal for equal copies."""
 
     def without_names(value: Any) -> Any:

@@ -9,17 +9,23 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.spec import AgentSpec, Builtin, Judge
+from lifecycle_assets.spec import Builtin, Judge
 from lifecycle_assets.spec_file import Agent
 from resources.mlflow_store import open_mlflow
+from resources.model_steps import rebuild_agent
 from resources.platform import Platform
 from resources.scorer_outcome import arguments, outcome_of
 from resources.scorer_source import DeclaredScorer, declared_scorers, load_declared
+
+LEVELS = {
+    "trace": "looks at sessions (parameter 'session'): declare level: session, or take a trace, inputs or outputs",
+    "session": "is declared with level: session, but takes no parameter 'session': declare level: trace",
+}
+"""Declared level to what is wrong with a scorer of the other one."""
 
 
 def try_scorers(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def try_scorers(request: Mapping[str, Any]) -> dict[str, Any]:
     the trace's doing. A copy is at fault when it lacks a name or a module, or fails or says nothing where the
     original answers. Built-in scorers and judges are rebuilt but not run: a call may cost money.
     """
-    agent = Agent(AgentSpec.model_validate(request["spec"]), Path(request["folder"]))
+    agent = rebuild_agent(request)
     platform = Platform.from_env()
     mlflow = open_mlflow(platform)
     trace = mlflow.get_trace(request["trace_id"]) if request["trace_id"] else None
@@ -54,15 +60,23 @@ def _try_one(agent: Agent, declared: DeclaredScorer, trace: Any, kind: str) -> t
     """Fault and note of one scorer, empty when there is none."""
     from mlflow.genai.scorers import Scorer
 
-    source = declared.spec.source
     original = load_declared(agent, declared)
-    if original.is_session_level_scorer:
-        return f"{declared.name} looks at sessions (parameter 'session'); take a trace, inputs or outputs instead.", ""
+    if original.is_session_level_scorer != (declared.spec.level == "session"):
+        return f"{declared.name} {LEVELS[declared.spec.level]}.", ""
     try:
         copy = Scorer.model_validate(json.loads(json.dumps(original.model_dump())))
     except Exception as error:  # noqa: BLE001 - rebuilding runs the scorer's source
         fault = f"{declared.name} cannot be rebuilt from what MLflow stores of it ({error!s:.300}); "
         return fault + "keep parameter defaults to plain numbers and strings.", ""
+    return fault_of_copy(declared, original, copy, trace, kind)
+
+
+def fault_of_copy(declared: DeclaredScorer, original: Any, copy: Any, trace: Any, kind: str) -> tuple[str, str]:
+    """Fault and note of a rebuilt copy, called once beside the original on `trace`, which `kind` names.
+
+    Both are empty when there is nothing to say, as for built-in scorers and judges: a call may cost money.
+    """
+    source = declared.spec.source
     if isinstance(source, Builtin | Judge):
         return "", ""
     expected, _ = _attempt(original, trace)
@@ -83,7 +97,8 @@ def _try_one(agent: Agent, declared: DeclaredScorer, trace: Any, kind: str) -> t
 
 def _attempt(scorer: Any, trace: Any) -> tuple[Outcome, Exception | None]:
     try:
-        return outcome_of(scorer.run(trace=trace, **arguments(trace))), None
+        given = {"session": [trace]} if scorer.is_session_level_scorer else {"trace": trace, **arguments(trace)}
+        return outcome_of(scorer.run(**given)), None
     except Exception as error:  # noqa: BLE001 - the scorer is the user's code: its fault is a result
         return Outcome(error=f"{type(error).__name__}: {error!s:.300}"), error
 

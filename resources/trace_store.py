@@ -24,7 +24,10 @@ from resources.redaction import Redaction
 from resources.trace_rows import TraceRows, model_of, trace_rows
 from resources.trace_scores import is_error, said_by, score_assessment, scored_pair
 
-PRODUCTION = "trace.status != 'IN_PROGRESS' AND metadata.mlflow.sourceRun IS NULL"
+FINISHED = "attributes.status != 'IN_PROGRESS'"
+"""MLflow trace filter: no longer in progress."""
+
+PRODUCTION = f"{FINISHED} AND metadata.mlflow.sourceRun IS NULL"
 """MLflow trace filter: finished, and not made by an evaluation."""
 
 _DAY_MS = 86_400_000
@@ -94,6 +97,9 @@ class MlflowTraceStore(TraceStore):
     compared first.
     """
 
+    production = PRODUCTION
+    """What is asked of the store; what it cannot be asked, `_is_production` leaves out."""
+
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._elsewhere: set[str] = set()  # Traces listed that keep their spans outside of the store.
@@ -117,7 +123,8 @@ class MlflowTraceStore(TraceStore):
         since, token = start, None
         with explained(self._platform.tracking_uri):
             while True:
-                clauses = [PRODUCTION, f"trace.timestamp_ms >= {since}", f"trace.timestamp_ms < {start + _DAY_MS}"]
+                within = [f"attributes.timestamp_ms >= {since}", f"attributes.timestamp_ms < {start + _DAY_MS}"]
+                clauses = [self.production, *within]
                 page = self._search(experiment, clauses, filter_string, "ASC", _SEARCH_PAGE, token)
                 found.update((trace.info.trace_id, trace.info) for trace in page)
                 if len(page) < _SEARCH_PAGE:
@@ -126,19 +133,19 @@ class MlflowTraceStore(TraceStore):
                 # A full page of one instant: only an offset leads past it.
                 since, token = (last, None) if last > since else (since, page.token)
         self._elsewhere.update(info.trace_id for info in found.values() if info.tags.get(_SPANS_AT) not in _IN_STORE)
-        infos = [_info(info) for info in found.values()]
+        infos = [as_info(info) for info in found.values() if self._is_production(info)]
         return [info for info in infos if info.ended_ms < settled_before_ms]
 
     def _search(
         self, experiment: str, clauses: list[str], extra: str, order: str, limit: int, token: str | None = None
     ) -> Any:
-        experiment = experiment_id(self._platform, experiment)
+        location = self._location(experiment)
         client = self._client
         from mlflow.exceptions import MlflowException
 
         try:
             return client.search_traces(
-                locations=[experiment],
+                locations=[location],
                 filter_string=" AND ".join([*clauses, extra] if extra.strip() else clauses),
                 max_results=limit,
                 order_by=[f"timestamp_ms {order}"],
@@ -153,6 +160,14 @@ class MlflowTraceStore(TraceStore):
                 f"The trace filter {extra!r} is not understood by MLflow ({reason}); "
                 "correct it: clauses such as tags.environment = 'prod' joined by AND."
             ) from None
+
+    def _location(self, experiment: str) -> str:
+        """What is searched for the traces of an experiment."""
+        return experiment_id(self._platform, experiment)
+
+    def _is_production(self, info: Any) -> bool:
+        """Whether a found trace counts; the filter said it all."""
+        return True
 
     def read(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         """See `TraceStore.read`. Spans are fetched page by page, so memory holds one page of payloads.
@@ -211,11 +226,11 @@ class MlflowTraceStore(TraceStore):
         mine = [f"metadata.`mlflow.modelId` = '{model_id}'", f"tags.`mlflow.modelId` = '{model_id}'"]
         with explained(self._platform.tracking_uri):
             pages = [
-                self._search(experiment, [PRODUCTION, *clause], "", "DESC", 1)
+                self._search(experiment, [self.production, *clause], "", "DESC", 1)
                 for clause in ([[one] for one in mine] if model_id else [[]])
             ]
         found = [trace.info for page in pages for trace in page]
-        return _info(max(found, key=lambda info: info.request_time)) if found else None
+        return as_info(max(found, key=lambda info: info.request_time)) if found else None
 
     def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
         """See `TraceStore.write_score`. Assessments of a trace that `read` gave a moment ago are not read again.
@@ -269,7 +284,8 @@ class MlflowTraceStore(TraceStore):
                 self._client.set_trace_tag(trace_id, key, value)
 
 
-def _info(info: Any) -> TraceInfo:
+def as_info(info: Any) -> TraceInfo:
+    """MLflow's trace info as ours."""
     pairs = [(scored_pair(a), is_error(a)) for a in info.assessments if scored_pair(a)]
     scored = frozenset(pair for pair, error in pairs if pair and not error)
     return TraceInfo(

@@ -19,6 +19,7 @@ from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.scorer_registry import ScorerRegistry
 from resources.sql_engine import SqlEngine
 from resources.webhook import Webhook, configured
+from sensors.bounded import bounded
 from sensors.watermark import DriftCursor
 
 
@@ -67,6 +68,7 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         description="Fires when the champion, a version or a scorer was changed outside Dagster. Records an "
         "observation on the asset and sends an alert. Never twice: the cursor holds the drift already reported.",
     )
+    @bounded
     def sensor(
         context: dg.SensorEvaluationContext,
         registry: dg.ResourceParam[ModelRegistry],

@@ -20,6 +20,7 @@ from resources.archive import Archive
 from resources.labeling_desk import LabelingDesk
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
+from sensors.bounded import bounded
 from sensors.watermark import LabelingCursor, SyncCursor
 
 
@@ -68,6 +69,7 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
         description="Fires when enough traces got negative feedback, or a new champion has traces. Asks for a labeling "
         "session with them. Never twice: the session's name is the fact, and a queued trace is never queued again.",
     )
+    @bounded
     def sensor(
         context: dg.SensorEvaluationContext, archive: dg.ResourceParam[Archive], sql: dg.ResourceParam[SqlEngine]
     ) -> dg.SensorResult | dg.SkipReason:
@@ -112,6 +114,7 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
         description="Fires when reviewers completed items. Asks for human_labels and judge_agreement. Never twice: the "
         "completions are compared with those last synced, and the cursor holds those last asked for.",
     )
+    @bounded
     def sensor(
         context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
     ) -> dg.SensorResult | dg.SkipReason:

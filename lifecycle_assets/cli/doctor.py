@@ -7,7 +7,7 @@ Not here: agents' states (`status.py`); making or mending anything.
 It works before anything exists, creates nothing, and waits for nobody longer than a few seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import click
@@ -15,9 +15,10 @@ import click
 from lifecycle_assets.cli import places
 from lifecycle_assets.cli.agents import known_agents
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
-from lifecycle_assets.cli.places import Finding
 from lifecycle_assets.cli.sources import Sources
+from lifecycle_assets.finding import Finding
 from lifecycle_assets.refused import Refused
+from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
 
 
@@ -35,16 +36,27 @@ def examine() -> Iterator[Finding]:
     yield from places.versions()
     yield places.home(platform)
     yield places.disk(platform)
-    store = list(places.tracking_store(platform))
-    yield from store
-    if not any(one.state == "fail" for one in store):
-        yield places.registry(sources, agents)
-    yield places.custom_scorers(platform)
+    yield from _workspace(platform, agents) if platform.is_databricks else _store(sources, agents)
     yield from places.declarations(agents, broken)
     yield from places.webhooks(agents)
     yield from places.models(agents)
     yield from places.dagster_instance(sources)
     yield from places.capabilities(platform)
+
+
+def _store(sources: Sources, agents: Sequence[Agent]) -> Iterator[Finding]:
+    """MLflow as a laptop has it."""
+    store = list(places.tracking_store(sources.platform))
+    yield from store
+    if not any(one.state == "fail" for one in store):
+        yield places.registry(sources, agents)
+    yield places.custom_scorers(sources.platform)
+
+
+def _workspace(platform: Platform, agents: Sequence[Agent]) -> Iterator[Finding]:
+    from resources.databricks.inspection import Inspection
+
+    yield from Inspection(platform).findings(agents)
 
 
 @click.command()

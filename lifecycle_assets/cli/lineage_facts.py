@@ -8,6 +8,7 @@ Not here: the graph and references (`lineage_graph.py`), printing (`lineage.py`)
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from lifecycle_assets.cli.history import moves
 from lifecycle_assets.cli.lineage_graph import Graph, Node
@@ -173,7 +174,8 @@ def _live(graph: Graph, agent: Agent, sources: Sources, wanted: Sequence[str]) -
             if explain(refusal, ""):
                 raise
             continue  # It is gone from MLflow, or was never there; the tables may know it.
-        if trace.info.experiment_id != experiment:
+        # A trace in Unity Catalog names its place, not its experiment.
+        if trace.info.experiment_id not in (experiment, None):
             continue
         rows = sources.traces.rows(trace)
         run = (trace.info.trace_metadata or {}).get("mlflow.sourceRun", "")
@@ -186,7 +188,8 @@ def _live(graph: Graph, agent: Agent, sources: Sources, wanted: Sequence[str]) -
 
 def _trace(graph: Graph, agent: Agent, sources: Sources, row: Mapping[str, Any]) -> None:
     trace_id, at = row["trace_id"], iso(row["request_time"])
-    url = page(sources.platform, f"experiments/{sources.experiment(agent)}/traces?selectedEvaluationId={trace_id}")
+    path = f"experiments/{sources.experiment(agent)}/traces?selectedEvaluationId={quote(trace_id, safe='')}"
+    url = page(sources.platform, path)
     graph.add(Node("trace", trace_id, url, at, {"state": row["state"], "model_id": row["model_id"] or ""}))
     if row["model_id"]:
         graph.add(Node("logged_model", row["model_id"]))

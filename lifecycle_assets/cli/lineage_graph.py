@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMS = (
-    "a trace id (tr-…), a model id (m-…), a run id (32 hex digits), models:/name/version, models:/name@alias, "
+    "a trace id (tr-…, or trace:/… in Unity Catalog), a model id (m-…), a run id (32 hex digits), "
+    "models:/name/version, models:/name@alias, "
     "an alias with --agent, a labeling session's id or name"
 )
 """What a reference may be, for the sentence that refuses another."""
@@ -98,7 +99,8 @@ class Graph:
 
 def is_trace(ref: str) -> bool:
     """Whether `ref` has the form of a trace id."""
-    return bool(re.fullmatch(r"tr-[0-9A-Za-z_-]{1,100}", ref))
+    in_catalog = r"trace:/[0-9A-Za-z_-]{1,255}(\.[0-9A-Za-z_-]{1,255}){1,2}/[0-9a-f]{32}"
+    return bool(re.fullmatch(rf"tr-[0-9A-Za-z_-]{{1,100}}|{in_catalog}", ref))
 
 
 def _reach(start: str, edges: Iterable[tuple[str, str]]) -> set[str]:

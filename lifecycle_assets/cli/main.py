@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "What this platform can do, what is missing, and how to mend it.",
     "serve": "Serve what champion names, on the loopback interface.",
     "query": "Read-only SQL over an agent's tables and views.",
+    "bundle": "Write a Databricks Asset Bundle with an agent's periodic jobs.",
 }
 """Command to its help; the command is the object of that name in the module of that name."""
 

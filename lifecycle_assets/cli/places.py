@@ -15,13 +15,13 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from lifecycle_assets.cli.sources import Sources, probe_sqlite, shown_uri, sqlite_file
+from lifecycle_assets.finding import Finding
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.explain import explain, explained, without_password
@@ -38,19 +38,10 @@ LITTLE_MB, TOO_LITTLE_MB = 2_000, 200
 """Free disk below which there is a warning, and below which a demo does not fit."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was found in one place: `state` ok, warn or fail, and what to do about it when it is not ok."""
-
-    name: str
-    state: str
-    text: str
-    remedy: str = ""
-
-
 def platform_found(platform: Platform) -> Finding:
     """Which platform the environment names."""
-    where = f"tracking {shown_uri(platform)}, tables {without_password(platform.warehouse)}"
+    tables = "Unity Catalog" if platform.is_databricks else without_password(platform.warehouse)
+    where = f"tracking {shown_uri(platform)}, tables {tables}"
     return Finding("platform", "ok", f"{platform.name}, environment {platform.environment}, {where}")
 
 
@@ -250,19 +241,26 @@ def dagster_instance(sources: Sources) -> Iterator[Finding]:
     )
 
 
-def capabilities(platform: Platform) -> Iterator[Finding]:
-    """What this platform can do and cannot."""
-    yield Finding(
-        f"{platform.name} can",
-        "ok",
+_CAN = {
+    "local": (
         "log, evaluate, gate, register, promote, serve on loopback, score, archive to Delta, label in review queues",
-    )
-    yield Finding(
-        f"{platform.name} cannot",
-        "ok",
         "grants, SQL warehouses, model serving endpoints, labeling sessions in a review app, native trace archival: "
         "those are Databricks'",
-    )
+    ),
+    "databricks": (
+        "log, evaluate, gate, register in Unity Catalog, promote, deploy, monitor with registered scorers, archive by "
+        "SQL, label in a review app, run partitions by Dagster Pipes",
+        "score traces in this process: the workspace's monitoring job does, and backfills are asked of it",
+    ),
+}
+"""Platform to what it can do and what it cannot."""
+
+
+def capabilities(platform: Platform) -> Iterator[Finding]:
+    """What this platform can do and cannot."""
+    can, cannot = _CAN[platform.name]
+    yield Finding(f"{platform.name} can", "ok", can)
+    yield Finding(f"{platform.name} cannot", "ok", cannot)
 
 
 def _existing(folder: Path) -> Path:

@@ -19,7 +19,8 @@ from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
 from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord, ScorerVersion, SourceRecord
 from lifecycle_assets.release.promotion import CHAMPION, last_move
 from lifecycle_assets.spec_file import Agent, dataset_rows
-from resources.eval_dataset import canonical, find_dataset, rows_of
+from resources.dataset_rows import canonical, rows_of
+from resources.eval_dataset import find_dataset
 from resources.platform import Platform
 from resources.scorer_source import DeclaredScorer, declared_scorers
 from resources.tables import TABLES

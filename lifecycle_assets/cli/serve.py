@@ -55,6 +55,8 @@ def serving(agent: Agent, sources: Sources, port: int) -> Serving:
     handed = sources.deployer.current(agent)
     if handed is None:
         raise SaysNo(f"{agent.name}: no version was handed to the runtime; {step}.")
+    if handed.target != "local":
+        raise SaysNo(f"{agent.name}: it runs as {handed.target} ({handed.location}), not here; set target: local.")
     champion = sources.registry.aliases(agent.spec.model_name).get(CHAMPION, "") if sources.has_store else ""
     if champion != handed.version:
         now = f"version {champion}" if champion else "nobody"

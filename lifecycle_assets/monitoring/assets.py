@@ -2,22 +2,22 @@
 
 Lives here: the group, and thin assets over the gateways.
 Add here: a step between a production trace and a score.
-Not here: tables (`tables.py`), people's labels (`lifecycle_assets/review/`).
+Not here: tables (`tables.py`), what a day's steps do (`steps.py`), people's labels (`lifecycle_assets/review/`).
 """
 
 import warnings
-from datetime import date
 
 import dagster as dg
 
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
-from lifecycle_assets.monitoring.settled import settled_before_ms
+from lifecycle_assets.monitoring.dispatch import materialize
 from lifecycle_assets.monitoring.tables import archived_traces, quality_metrics
-from lifecycle_assets.records import ChampionRecord, ScorersRecord, ScoresRecord, digest
+from lifecycle_assets.records import ChampionRecord, ScorersRecord, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import table
+from resources.compute import Compute
 from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
 from resources.scorer_source import declared_scorers
@@ -75,7 +75,7 @@ def registered_scorers(agent: Agent) -> dg.AssetsDefinition:
         faults = scorers.try_alone(agent, progress=context.log.info) if is_new else {}
         if faults:
             raise Refused(" ".join(faults[name] for name in sorted(faults)), check="self_contained")
-        registered = scorers.register(agent)
+        registered = scorers.register(agent, progress=context.log.info)
         now = scorers.registered(agent)
         record = ScorersRecord(
             digest=digest([scorer.to_json() for scorer in registered]),
@@ -163,6 +163,7 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
     )
     def trace_scores(
         context: dg.AssetExecutionContext,
+        compute: dg.ResourceParam[Compute],
         scoring: dg.ResourceParam[Scoring],
     ) -> dg.MaterializeResult:
         """Scores of a day's production traces by every active scorer's current version, as MLflow assessments.
@@ -170,43 +171,8 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         Sampling is by hash: the same decision for a trace and a scorer for ever. Only missing (trace, scorer,
         version) pairs are scored; a scorer that raises leaves an assessment with its error. Safe to run again.
         """
-        day = date.fromisoformat(context.partition_key)
         registered = upstream(context, "registered_scorers", ScorersRecord)
-        scores = scoring.score_day(
-            agent,
-            day,
-            registered.versions,
-            settled_before_ms=settled_before_ms(agent),
-            progress=context.log.info,
-        )
-        record = ScoresRecord(context.partition_key, registered.digest, scores.traces, scores.coverage)
-        rows = [
-            (name, c["version"], c["sampled"], c["scored"], c["errored"], c["waiting"])
-            for name, c in sorted(scores.coverage.items())
-        ]
-        return result(
-            record,
-            data_version=digest(record.to_json()),
-            metadata={
-                "traces": scores.traces,
-                "written": scores.written,
-                "coverage": table(["scorer", "version", "sampled", "scored", "errored", "waiting"], rows),
-            },
-            checks=[coverage_check(record)],
-        )
+        inputs = {"registered_scorers": registered}
+        return materialize(context, agent, compute, gateways={"scoring": scoring}, inputs=inputs)
 
     return trace_scores
-
-
-def coverage_check(record: ScoresRecord) -> dg.AssetCheckResult:
-    """Passed when nothing sampled is waiting and nothing errored; an error of a scorer is a warning."""
-    waiting = {name: c["waiting"] for name, c in record.coverage.items() if c["waiting"]}
-    errored = {name: c["errored"] for name, c in record.coverage.items() if c["errored"]}
-    sentences = [f"{name} has not scored {n} sampled traces: run the day again." for name, n in sorted(waiting.items())]
-    sentences += [f"{name} failed on {n} traces: see the errors in assessments." for name, n in sorted(errored.items())]
-    return dg.AssetCheckResult(
-        check_name="coverage",
-        passed=not sentences,
-        severity=dg.AssetCheckSeverity.ERROR if waiting else dg.AssetCheckSeverity.WARN,
-        description=" ".join(sentences) or f"Every sampled trace of {record.day} is scored.",
-    )

@@ -32,9 +32,9 @@ FROM assessments a JOIN traces t USING (trace_id, trace_date)
 WHERE a.trace_date = ? AND a.valid AND a.name = ? AND a.value_number IS NOT NULL ORDER BY a.trace_id
 """
 HISTORY_SQL = """
-SELECT strftime(trace_date, '%Y-%m-%d') AS day, metric, sum(value * n) / sum(n) AS value, min(ci_low) AS low,
-       max(ci_high) AS high, sum(n) AS n
-FROM quality_metrics WHERE n > 0 AND trace_date > ? AND trace_date <= ? GROUP BY ALL ORDER BY metric, day
+SELECT CAST(trace_date AS VARCHAR) AS day, metric, sum(value * n) / sum(n) AS value, min(ci_low) AS low,
+       max(ci_high) AS high, CAST(sum(n) AS BIGINT) AS n
+FROM quality_metrics WHERE n > 0 AND trace_date > ? AND trace_date <= ? GROUP BY trace_date, metric ORDER BY metric, day
 """
 
 

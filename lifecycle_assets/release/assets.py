@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
-from lifecycle_assets.records import ChampionRecord, EvalRecord, ModelRecord, VersionRecord
+from lifecycle_assets.records import ChampionRecord, DeploymentRecord, EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.promotion import CHAMPION, load_back, promote, require_evidence, version_tags
 from lifecycle_assets.spec_file import Agent
@@ -18,6 +18,7 @@ from lifecycle_assets.text import plain, table
 from resources.archive import Archive
 from resources.deployer import Deployer
 from resources.model_registry import ModelRegistry
+from resources.platform import Platform
 from resources.sql_engine import SqlEngine
 from resources.trace_store import TraceStore
 
@@ -54,7 +55,7 @@ def uc_model_version(agent: Agent) -> dg.AssetsDefinition:
         model = upstream(context, "logged_model", ModelRecord)
         evaluation = upstream(context, "eval_results", EvalRecord)
         require_evidence(evaluation, model.model_id, agent.spec.eval.gate, now=datetime.now(UTC))
-        tags = version_tags(model, evaluation, context.run.run_id)
+        tags = version_tags(model, evaluation, agent.spec.eval.gate, context.run.run_id)
         version = registry.register(agent.spec.model_name, model.model_id, tags)
         request = agent.spec.agent.input_example
         answer = load_back(version, model.model_id, request, registry=registry, progress=context.log.info)
@@ -168,26 +169,44 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
     def deployment(context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer]) -> dg.MaterializeResult:
         """What was handed to the runtime: the version, and the environment that makes its traces name the model.
 
-        `lifecycle serve` starts from this hand-off. Safe to run again: the hand-off is written whole or not at all,
-        and not written when it says the same.
+        To a file that `lifecycle serve` starts from, or to an endpoint, an app or a job of a workspace, which is waited
+        for. A failed update is taken back to what ran before. Safe to run again: the runtime is asked what it was told
+        last, and told nothing when that is the same.
         """
         champion = upstream(context, "champion_alias", ChampionRecord)
-        handed = deployer.hand_off(agent, version=champion.version, model_id=champion.model_id)
+        handed = deployer.hand_off(
+            agent, version=champion.version, model_id=champion.model_id, progress=context.log.info
+        )
         environment = deployer.environment(agent)
         return result(
             handed,
             data_version=champion.model_id,
             metadata={
                 "target": handed.target,
-                "location": handed.location or "none",
+                "location": _location(handed),
                 "mlflow/champion": f"models:/{champion.name}/{champion.version}",
                 "mlflow/model_id": champion.model_id,
                 "environment": table(["variable", "value"], sorted(environment.items())),
-                "next": f"lifecycle serve {agent.name}",
+                "next": _next_step(agent, handed),
             },
         )
 
     return deployment
+
+
+def _location(handed: DeploymentRecord) -> dg.MetadataValue:
+    """The page of the runtime as a link, the file of a local hand-off as text."""
+    if handed.location.startswith(("https://", "http://")):
+        return dg.MetadataValue.url(handed.location)
+    return dg.MetadataValue.text(handed.location or "none")
+
+
+def _next_step(agent: Agent, handed: DeploymentRecord) -> str:
+    if handed.target == "local":
+        return f"lifecycle serve {agent.name}"
+    if handed.target == "none":
+        return "nothing: the declared target is none"
+    return "send a request, then run the check running_version_matches_champion: the newest trace proves what runs"
 
 
 def running_version_matches_champion(agent: Agent) -> dg.AssetChecksDefinition:
@@ -202,9 +221,12 @@ def running_version_matches_champion(agent: Agent) -> dg.AssetChecksDefinition:
         versions = {v.version: v.model_id for v in registry.versions(agent.spec.model_name)}
         newest = traces.newest(agent.spec.experiment)
         passed, sentence = compare_running(versions.get(champion, ""), newest.model_id if newest else None)
+        shared = Platform.from_env().is_databricks and agent.spec.deployment.traffic < 100
+        if shared and not passed:
+            sentence += f" The champion has {agent.spec.deployment.traffic} % of the requests: see further traces."
         return dg.AssetCheckResult(
             passed=passed,
-            severity=dg.AssetCheckSeverity.ERROR if newest else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.ERROR if newest and not shared else dg.AssetCheckSeverity.WARN,
             description=sentence,
             metadata={"champion": champion or "nobody", "newest_trace": newest.trace_id if newest else "none"},
         )

@@ -56,14 +56,15 @@ def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: 
         )
 
 
-def version_tags(model: ModelRecord, evaluation: EvalRecord, dagster_run_id: str) -> dict[str, str]:
-    """What a registered version says about where it comes from."""
+def version_tags(model: ModelRecord, evaluation: EvalRecord, gate: Gate, dagster_run_id: str) -> dict[str, str]:
+    """What a registered version says about where it comes from, and whether a person had to approve it."""
     return {
         "lifecycle.model_id": model.model_id,
         "lifecycle.eval_run_id": evaluation.run_id,
         "lifecycle.dataset_digest": evaluation.dataset_digest,
         "lifecycle.evidence_digest": evaluation.evidence_digest,
         "lifecycle.verdict": evaluation.verdict,
+        "lifecycle.approval": "not_required" if gate.approval == "none" else "required",
         "lifecycle.git_commit": model.git_commit or "none",
         "lifecycle.dagster_run_id": dagster_run_id,
     }
@@ -86,7 +87,7 @@ def load_back(
     proof = json.loads(version.tags.get(LOADED_BACK, "{}"))
     if proof.get("with") != with_these:
         proof = {"with": with_these, "answer": registry.loads_back(version, request, progress=progress)}
-        registry.register(version.name, model_id, {LOADED_BACK: json.dumps(proof)})
+        registry.register(version.name, model_id, {LOADED_BACK: json.dumps(proof, ensure_ascii=False)})
     return proof["answer"]
 
 

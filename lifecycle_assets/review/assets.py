@@ -137,6 +137,7 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
         items = {session.session_id: desk.items(session.session_id) for session in sessions}
         completed = [item.trace_id for found in items.values() for item in found if item.status == "complete"]
         labels = desk.labels(agent, completed) if completed else []
+        desk.bring_home(agent, labels)
         rows = [traces.rows(trace, redact=agent.redactions).trace for trace in traces.read(completed)]
         requests = {row["trace_id"]: row["request"] for row in rows}
         records = dataset_records(labels, agent.spec.labeling.schemas, requests)

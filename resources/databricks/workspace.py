@@ -8,6 +8,7 @@ Not here: what is asked of the workspace; MLflow's own client (`resources/mlflow
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,32 +19,37 @@ from resources.worker import Progress
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
-REQUEST_SECONDS = 20
-"""How long one request may take."""
-
-RETRY_SECONDS = 20
-"""How long a request is tried again in all when the workspace says 429 or 503; with one request it stays under 45 s."""
+REQUEST_SECONDS = 20.0
+"""How long one request may take, and how long it is tried again in all when the workspace says 429 or 503."""
 
 Result = TypeVar("Result")
 
 
 @cache
-def open_workspace(platform: Platform) -> "WorkspaceClient":
+def open_workspace(platform: Platform, *, seconds: float = REQUEST_SECONDS) -> "WorkspaceClient":
     """The workspace's client, by the SDK's own authentication: environment, profile, or the runtime's.
 
-    Raises `Refused` when no way to authenticate is configured.
+    `seconds` bounds a request, and again its retries. Raises `Refused` when no way to authenticate is configured.
     """
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.clock import RealClock
     from databricks.sdk.core import Config
 
-    profile = platform.tracking_uri.partition("://")[2] or None
+    class Impatient(RealClock):
+        """Sleeps no longer than the retries may take in all: the SDK sleeps a Retry-After as long as it says."""
+
+        def sleep(self, seconds: float) -> None:
+            super().sleep(min(seconds, limit))
+
+    limit, profile = seconds, platform.tracking_uri.partition("://")[2] or None
     try:
         config = Config(
             profile=profile,
-            http_timeout_seconds=REQUEST_SECONDS,
-            retry_timeout_seconds=RETRY_SECONDS,
+            http_timeout_seconds=seconds,
+            retry_timeout_seconds=int(seconds),
             product="lifecycle-assets",
-            product_version="0.1.0",
+            product_version=version("lifecycle-assets"),
+            clock=Impatient(),
         )
         return WorkspaceClient(config=config)
     except ValueError as error:

@@ -42,7 +42,9 @@ def forget_clients() -> None:
     from mlflow.utils import rest_utils
 
     from resources import mlflow_store
+    from resources.databricks.workspace import open_workspace
 
+    open_workspace.cache_clear()
     mlflow_store._experiment_id.cache_clear()
     for name in vars(rest_utils).values():
         if hasattr(name, "cache_clear"):

@@ -85,7 +85,7 @@ class Route:
 
 @dataclass
 class Logged:
-    """A request as it came and what was answered (status 0: no answer was sent)."""
+    """A request as it came and what was answered (status 0: no answer was sent); `route` is the pattern it met."""
 
     method: str
     path: str
@@ -94,6 +94,7 @@ class Logged:
     status: int
     at: float
     authorization: str = ""
+    route: str = ""
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Workspace:
         self.page_size: int | None = None
         self.slow_states = 0
         self._parts: dict[type, Any] = {}
-        self._routes: list[tuple[str, re.Pattern[str], Handler]] = []
+        self._routes: list[tuple[Route, re.Pattern[str]]] = []
         self._lock = threading.RLock()
         self._background: list[Callable[[], None]] = []
         for part in parts:
@@ -142,7 +143,7 @@ class Workspace:
             if part not in self._parts:
                 self._parts[part] = part(self)  # type: ignore[call-arg]
                 for route in self._parts[part].routes():
-                    self._routes.append((route.method, route.regex, route.handler))
+                    self._routes.append((route, route.regex))
             return self._parts[part]
 
     def every_tick(self, work: Callable[[], None]) -> None:
@@ -193,6 +194,7 @@ class Workspace:
         )
         entry = Logged(call.method, call.path, call.query, _readable(call), 0, time.time(), _scheme(call))
         self.log.append(entry)
+        entry.route = self._pattern(call)
         fault = self._fault(call)
         if fault and fault.kind == "reset":
             send.__self__.transport.abort()
@@ -225,6 +227,11 @@ class Workspace:
                 return fault
         return None
 
+    def _pattern(self, call: Call) -> str:
+        """The pattern of the route a request meets, empty for an unknown one."""
+        met = (r.pattern for r, regex in self._routes if r.method == call.method and regex.fullmatch(call.path))
+        return next(met, "")
+
     def _answer(self, call: Call) -> Reply:
         with self._lock:
             try:
@@ -239,10 +246,10 @@ class Workspace:
     def _handled(self, call: Call) -> Any:
         if call.path.startswith("/api/") and call.headers.get("authorization") != f"Bearer {self.token}":
             raise Failure(401, "UNAUTHENTICATED", "Credential was not sent or was of an unsupported type for this API.")
-        for method, regex, handler in self._routes:
-            match = regex.fullmatch(call.path) if method == call.method else None
+        for route, regex in self._routes:
+            match = regex.fullmatch(call.path) if route.method == call.method else None
             if match:
-                return handler(Call(**{**call.__dict__, "parts": match.groupdict()}))
+                return route.handler(Call(**{**call.__dict__, "parts": match.groupdict()}))
         self.unknown.append(f"{call.method} {call.path}")
         raise Failure(404, "ENDPOINT_NOT_FOUND", f"No API found for '{call.method} {call.path}'")
 
