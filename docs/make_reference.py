@@ -93,7 +93,9 @@ def _default(field: Mapping[str, Any]) -> str:
         return "empty"
     value = field["default"]
     if isinstance(value, dict):
-        return "its own defaults"
+        return "its own defaults" if value else "empty"
+    if isinstance(value, list):
+        return ", ".join(f"`{one}`" for one in value)
     return {None: "none", "": "empty"}.get(value, f"`{str(value).lower() if isinstance(value, bool) else value}`")
 
 

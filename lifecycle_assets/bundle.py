@@ -5,7 +5,8 @@ Add here: a job, a variable, a target.
 Not here: writing them (`cli/bundle.py`), what the jobs run (`periodic.py`), the wheel (`resources/wheel.py`).
 
 The same agent and the same installation give the same bytes. Nobody is granted anything: permissions are added where
-the bundle is deployed.
+the bundle is deployed. Tests hold every job against the job classes of databricks-sdk, so a field the Jobs API does not
+know fails there; `databricks.yml` itself is first checked by `databricks bundle validate`.
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,8 @@ def bundle(agent: str, out: Path | None, as_json: bool) -> int:
     if as_json:
         print_json({"folder": str(folder), "files": sorted(files), "next": command})
         return 0
-    print_line(f"{found.name}: {len(files)} files in {folder}. Next: {command}")
+    print_line(f"{found.name}: {len(files)} files in {folder}. The volume {found.spec.volume} must be there.")
+    print_line(f"Next: {command}")
     return 0
 
 

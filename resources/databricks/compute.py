@@ -27,7 +27,16 @@ from lifecycle_assets.outcome import Outcome
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.compute import Compute, StepRequest
-from resources.databricks.step_job import StepJob, cancelling, failure, follow, result_of, run_of_name, submit
+from resources.databricks.step_job import (
+    QUEUE_SECONDS,
+    StepJob,
+    cancelling,
+    failure,
+    follow,
+    result_of,
+    run_of_name,
+    submit,
+)
 from resources.databricks.volume import upload_once, volume_path
 from resources.databricks.workspace import open_workspace
 from resources.platform import Platform
@@ -85,7 +94,8 @@ class DatabricksCompute(Compute):
                 )
             arguments = [part for pair in session.get_bootstrap_cli_arguments().items() for part in pair]
             job, token = StepJob(name, agent, wheel, arguments), uuid.uuid4().hex
-            limit = job.seconds + 2 * 900
+            # Five minutes more than the workspace itself allows it: its own word on why it ended is the better one.
+            limit = job.seconds_in_all + 300
             run = cancelling(workspace, lambda: submit(workspace, job, token), seconds=limit, progress=progress)
         return _outcome(workspace, run, name, session.get_custom_messages())
 
@@ -110,14 +120,14 @@ def _wait_for_earlier(workspace: "WorkspaceClient", name: str, agent: Agent, pro
     earlier = run_of_name(workspace, name)
     if earlier is not None:
         progress(f"run {earlier} of the same step is still going on: waiting for it")
-        follow(workspace, earlier, seconds=agent.spec.compute.timeout_minutes * 60 + 900, progress=progress)
+        follow(workspace, earlier, seconds=agent.spec.compute.timeout_minutes * 60 + QUEUE_SECONDS, progress=progress)
 
 
 def _outcome(workspace: "WorkspaceClient", run: "Run", name: str, messages: Sequence[Mapping[str, Any]]) -> Outcome:
     """What the step said. Raises `Refused` with its own sentence, or with the run's error and page."""
     for message in messages:
         if "refused" in message:
-            raise Refused(message["refused"], check=message["check"])
+            raise Refused(message["refused"], check=message.get("check"))
     result, page = result_of(run), run.run_page_url or f"run {run.run_id}"
     if "CANCEL" in result:
         raise Refused(f"{name} was cancelled in the workspace ({page}): run the step again, it goes on where it was.")

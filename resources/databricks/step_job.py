@@ -1,18 +1,19 @@
 """One step as a one-time run of a job.
 
 Lives here: what is submitted, following a run to its end, ending it early, and what a failed one says.
-Add here: a kind of cluster, a state of a run.
-Not here: what travels to the step and back (`compute.py`), the wheel (`resources/wheel.py`).
+Add here: a state of a run.
+Not here: the cluster (`job_cluster.py`), what travels to the step and back (`compute.py`), `resources/wheel.py`.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.databricks.job_cluster import new_cluster
 from resources.wheel import requirements
 from resources.worker import Progress
 
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.service.jobs import Run
 
-RUNTIME = "15.4.x-scala2.12"
-"""Databricks Runtime of the default cluster: the newest long-term one with Python 3.11."""
-
-NODES = {"aws": "i3.xlarge", "azure": "Standard_D3_v2", "gcp": "n1-standard-4"}
-"""Node of the default cluster by cloud."""
-
-SINGLE_NODE = {"spark.databricks.cluster.profile": "singleNode", "spark.master": "local[*]"}
 QUEUE_SECONDS = 900
 """Seconds a run may wait for its compute, beyond the time the step itself may take."""
 
@@ -54,6 +48,11 @@ class StepJob:
         """How long the step may take."""
         return self.agent.spec.compute.timeout_minutes * 60
 
+    @property
+    def seconds_in_all(self) -> int:
+        """How long the run may take, waiting for its compute included; then the workspace stops it."""
+        return self.seconds + QUEUE_SECONDS
+
 
 def submit(workspace: "WorkspaceClient", job: StepJob, token: str) -> int:
     """Submit the run and return its id; the same `token` gives the same run, so a lost answer makes no second one.
@@ -77,32 +76,14 @@ def submit(workspace: "WorkspaceClient", job: StepJob, token: str) -> int:
         if declared.existing_cluster_id:
             task.existing_cluster_id = declared.existing_cluster_id
         else:
-            task.new_cluster = _cluster(workspace, declared.cluster)
+            task.new_cluster = new_cluster(workspace, declared.cluster)
     return workspace.jobs.submit(
         run_name=job.name,
         tasks=[task],
         environments=environments,
         idempotency_token=token,
-        timeout_seconds=job.seconds + QUEUE_SECONDS,
+        timeout_seconds=job.seconds_in_all,
     ).bind()["run_id"]
-
-
-def _cluster(workspace: "WorkspaceClient", declared: dict[str, Any]) -> Any:
-    from databricks.sdk.service.compute import ClusterSpec
-
-    unknown = sorted(set(declared) - {field.name for field in fields(ClusterSpec)})
-    if unknown:
-        raise Refused(f"attributes.compute.cluster: {unknown[0]} is not a field of new_cluster; correct or remove it.")
-    config = workspace.config
-    cloud = "azure" if config.is_azure else "gcp" if config.is_gcp else "aws"
-    # Volumes are seen by clusters with an access mode of Unity Catalog only.
-    spec: dict[str, Any] = {"spark_version": RUNTIME, "data_security_mode": "SINGLE_USER", **declared}
-    if not {"node_type_id", "instance_pool_id"} & set(spec):
-        spec["node_type_id"] = NODES[cloud]
-    if not {"num_workers", "autoscale"} & set(spec):
-        spec |= {"num_workers": 0, "custom_tags": {"ResourceClass": "SingleNode", **spec.get("custom_tags", {})}}
-        spec["spark_conf"] = {**SINGLE_NODE, **spec.get("spark_conf", {})}
-    return ClusterSpec.from_dict(spec)
 
 
 def run_of_name(workspace: "WorkspaceClient", name: str) -> int | None:

@@ -1,5 +1,6 @@
 """Steps as jobs of the workspace: the wheel, the messages, failures, cancellation, lost answers."""
 
+import json
 import os
 import re
 import signal
@@ -17,14 +18,15 @@ import yaml
 from lifecycle_assets.bundle import bundle_files
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.edges import RECORD_KEY
-from lifecycle_assets.records import ScorersRecord
+from lifecycle_assets.periodic import here, run_job
+from lifecycle_assets.records import ScorersRecord, SessionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.compute import _outcome
 from resources.databricks.step_job import StepJob, cancelling, failure, follow, run_of_name, submit
-from resources.databricks.volume import upload_once
+from resources.databricks.volume import ensure_volume, upload_once
 from resources.databricks.workspace import open_workspace
-from resources.mlflow_store import experiment_id
+from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 from resources.wheel import build_wheel, requirements
 from tests.building import day_of, make_agent, noon, refusal
@@ -34,6 +36,7 @@ from tests.workspace.files import Files
 from tests.workspace.jobs import Jobs
 from tests.workspace.otel_tables import store_trace
 from tests.workspace.traces import Traces
+from tests.workspace.unity_models import UnityModels
 
 WHEELS = r"PUT /api/2.0/fs/files/Volumes/.*\.whl"
 SUBMIT = "POST .*/runs/submit"
@@ -221,3 +224,26 @@ def test_a_job_of_the_bundle_runs_with_its_parameters(
     (run_id,) = run_ids
     run = follow(client, run_id, seconds=60, progress=print)
     assert failure(client, run) == "Nobody is champion of main.agents.tiny yet: release tiny first."
+
+
+def test_periodic_labeling_remembers_its_sessions_and_a_backfill_wants_days(
+    workspace: Workspace, databricks: Platform, tmp_path: Path
+) -> None:
+    agent = here(make_agent(tmp_path, attributes={"compute": "serverless"}))
+    assert agent.spec.compute.mode == "local", "a job must not start jobs"
+    ensure_volume(open_workspace(databricks), agent.spec.volume)
+    open_client(databricks).create_registered_model(agent.spec.model_name)
+    model = workspace[UnityModels].models[agent.spec.model_name]
+    model["aliases"]["champion"] = "1"
+    info = {"name": agent.spec.model_name, "version": "1", "status": "READY", "model_id": "m-1"}
+    model["versions"]["1"] = {"info": info, "tags": {"lifecycle.model_id": "m-1"}, "polls": 0}
+    link(workspace, experiment_id(databricks, agent.spec.experiment))
+    records = workspace[Files].path("/Volumes/main/agents/lifecycle/records/dev/tiny.json")
+    records.parent.mkdir(parents=True)
+    session = SessionRecord("s-1", "tiny-2026-W01", ["tr-1"], "1", "regular session", "2026-01-01T00:00:00+00:00")
+    records.write_text(json.dumps([session.to_json()]))
+    assert run_job(agent, databricks, "labeling") == []
+    assert json.loads(records.read_text()) == [session.to_json()]
+    for first, last in (("", ""), ("2026-01-02", "2026-01-01"), ("2020-01-01", "2026-01-01")):
+        with pytest.raises(Refused, match="first_day"):
+            run_job(agent, databricks, "scorer_backfill", first_day=first, last_day=last)
