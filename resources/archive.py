@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import dagster as dg
-
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.delta_table import files_of_day, holds, open_table, rows_of_day, storage, zstd
@@ -236,16 +234,3 @@ class DeltaArchive(Archive):
             f"{where}: other writers committed {_ATTEMPTS} times while this step tried to; one writer a table is "
             "foreseen: let the other run end, then run this step again."
         )
-
-
-class ArchiveResource(dg.ConfigurableResource):
-    """The archive of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Archive:
-        """Opens nothing yet: the tables are opened at each write."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.archive import WarehouseArchive
-
-            return WarehouseArchive(platform)
-        return DeltaArchive(platform)

@@ -15,7 +15,6 @@ import dagster as dg
 
 from lifecycle_assets.outcome import Outcome
 from lifecycle_assets.spec_file import Agent
-from resources.platform import Platform
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,3 @@ class LocalCompute(Compute):
     ) -> Outcome:
         """See `Compute.run`."""
         return here()
-
-
-class ComputeResource(dg.ConfigurableResource):
-    """The compute of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Compute:
-        """Opens nothing yet: a workspace is asked when a step has to run there."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.compute import DatabricksCompute
-
-            return DatabricksCompute(platform)
-        return LocalCompute()

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import dagster as dg
-
 from lifecycle_assets.records import DeploymentRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
@@ -172,19 +170,6 @@ class LocalDeployer(Deployer):
         ):
             raise Refused(f"{file}: is not a hand-off; delete it, then materialize {agent.name}/deployment again.")
         return found
-
-
-class DeployerResource(dg.ConfigurableResource):
-    """The deployer of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Deployer:
-        """One gateway a run."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.deployer import DatabricksDeployer
-
-            return DatabricksDeployer(platform)
-        return LocalDeployer(platform)
 
 
 def _record(file: Path, content: dict[str, Any]) -> DeploymentRecord:

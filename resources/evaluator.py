@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from lifecycle_assets.gate import Evidence
 from lifecycle_assets.records import DatasetRecord, digest
 from lifecycle_assets.refused import Refused
@@ -213,16 +211,3 @@ class MlflowEvaluator(Evaluator):
             at=marks.started_at(open_client(self._platform).get_run(evaluation["run_id"])),
             url=marks.page(self._platform, f"experiments/{experiment}/runs/{evaluation['run_id']}"),
         )
-
-
-class EvaluatorResource(dg.ConfigurableResource):
-    """The evaluator of the platform the environment names."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Evaluator:
-        """One gateway a run."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.evaluator import DatabricksEvaluator
-
-            return DatabricksEvaluator(platform)
-        return MlflowEvaluator(platform)

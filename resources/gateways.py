@@ -1,23 +1,171 @@
-"""The gateways as Dagster resources, under the names assets ask for.
+"""The gateways as Dagster resources, under the names assets ask for; each picks the platform's implementation.
 
-Lives here: the one mapping every agent's definitions share; Dagster merges it because it is the same object.
+Lives here: one small resource a gateway, and the one mapping every agent's definitions share; Dagster merges it
+because it is the same object.
 Add here: a gateway.
-Not here: which implementation is used (each resource's `create_resource`).
+Not here: gateways and what they do. Nothing else imports both a gateway's local and its Databricks implementation.
 """
 
 from types import MappingProxyType
 
-from resources.archive import ArchiveResource
-from resources.compute import ComputeResource
-from resources.deployer import DeployerResource
-from resources.evaluator import EvaluatorResource
-from resources.labeling_desk import LabelingDeskResource
-from resources.model_registry import ModelRegistryResource
-from resources.scorer_registry import ScorerRegistryResource
-from resources.scoring import ScoringResource
-from resources.sql_engine import SqlEngineResource
-from resources.trace_store import TraceStoreResource
-from resources.tracing import TracingResource
+import dagster as dg
+
+from resources.archive import Archive, DeltaArchive
+from resources.compute import Compute, LocalCompute
+from resources.deployer import Deployer, LocalDeployer
+from resources.evaluator import Evaluator, MlflowEvaluator
+from resources.labeling_desk import LabelingDesk, MlflowLabelingDesk
+from resources.model_registry import MlflowModelRegistry, ModelRegistry
+from resources.platform import Platform
+from resources.scorer_registry import MlflowScorerRegistry, ScorerRegistry
+from resources.scoring import LocalScoring, Scoring
+from resources.sql_engine import DuckDbEngine, SqlEngine
+from resources.trace_store import MlflowTraceStore, TraceStore
+from resources.tracing import LocalTracing, Tracing
+
+
+class ArchiveResource(dg.ConfigurableResource):
+    """The archive of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Archive:
+        """Opens nothing yet: the tables are opened at each write."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.archive import WarehouseArchive
+
+            return WarehouseArchive(platform)
+        return DeltaArchive(platform)
+
+
+class ComputeResource(dg.ConfigurableResource):
+    """The compute of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Compute:
+        """Opens nothing yet: a workspace is asked when a step has to run there."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.compute import DatabricksCompute
+
+            return DatabricksCompute(platform)
+        return LocalCompute()
+
+
+class DeployerResource(dg.ConfigurableResource):
+    """The deployer of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Deployer:
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.deployer import DatabricksDeployer
+
+            return DatabricksDeployer(platform)
+        return LocalDeployer(platform)
+
+
+class LabelingDeskResource(dg.ConfigurableResource):
+    """The labeling desk of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> LabelingDesk:
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.labeling_desk import DatabricksLabelingDesk
+
+            return DatabricksLabelingDesk(platform)
+        return MlflowLabelingDesk(platform)
+
+
+class EvaluatorResource(dg.ConfigurableResource):
+    """The evaluator of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Evaluator:
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.evaluator import DatabricksEvaluator
+
+            return DatabricksEvaluator(platform)
+        return MlflowEvaluator(platform)
+
+
+class ModelRegistryResource(dg.ConfigurableResource):
+    """The model registry of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> ModelRegistry:
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.model_registry import UnityModelRegistry
+
+            return UnityModelRegistry(platform)
+        return MlflowModelRegistry(platform)
+
+
+class ScorerRegistryResource(dg.ConfigurableResource):
+    """The scorer registry of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> ScorerRegistry:
+        """Opens nothing yet: MLflow is imported at the first question."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.scorer_registry import DatabricksScorerRegistry
+
+            return DatabricksScorerRegistry(platform)
+        return MlflowScorerRegistry(platform)
+
+
+class ScoringResource(dg.ConfigurableResource):
+    """The scoring of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Scoring:
+        """Opens nothing yet: MLflow is imported at the first day."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.scoring import DatabricksScoring
+
+            return DatabricksScoring(platform)
+        return LocalScoring(MlflowTraceStore(platform), MlflowScorerRegistry(platform))
+
+
+class SqlEngineResource(dg.ConfigurableResource):
+    """The SQL engine of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> SqlEngine:
+        """Opens nothing yet: the tables are opened at each query."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.sql_engine import WarehouseSqlEngine
+
+            return WarehouseSqlEngine(platform)
+        return DuckDbEngine(platform)
+
+
+class TraceStoreResource(dg.ConfigurableResource):
+    """The trace store of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> TraceStore:
+        """Opens nothing yet: MLflow is imported at the first question."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.trace_store import DatabricksTraceStore
+
+            return DatabricksTraceStore(platform)
+        return MlflowTraceStore(platform)
+
+
+class TracingResource(dg.ConfigurableResource):
+    """The tracing of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Tracing:
+        """One gateway a run."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.tracing import DatabricksTracing
+
+            return DatabricksTracing(platform)
+        return LocalTracing(platform)
+
 
 GATEWAYS = MappingProxyType(
     {

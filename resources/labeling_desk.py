@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import dagster as dg
-
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import LabelSchema
 from lifecycle_assets.spec_file import Agent
@@ -265,19 +263,6 @@ class MlflowLabelingDesk(LabelingDesk):
             import_module("mlflow.genai.label_schemas")
             import_module("mlflow.genai.review_queues")
             yield mlflow
-
-
-class LabelingDeskResource(dg.ConfigurableResource):
-    """The labeling desk of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> LabelingDesk:
-        """One gateway a run."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.labeling_desk import DatabricksLabelingDesk
-
-            return DatabricksLabelingDesk(platform)
-        return MlflowLabelingDesk(platform)
 
 
 def _input(mlflow: Any, schema: LabelSchema) -> Any:

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from lifecycle_assets.records import SourceRecord
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
@@ -257,16 +255,3 @@ def _version(version: "ModelVersion") -> RegisteredVersion:
         tags=tags,
         created_ms=int(version.creation_timestamp),
     )
-
-
-class ModelRegistryResource(dg.ConfigurableResource):
-    """The model registry of the platform the environment names."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> ModelRegistry:
-        """One gateway a run."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.model_registry import UnityModelRegistry
-
-            return UnityModelRegistry(platform)
-        return MlflowModelRegistry(platform)

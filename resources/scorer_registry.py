@@ -14,8 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import dagster as dg
-
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
@@ -201,19 +199,6 @@ class MlflowScorerRegistry(ScorerRegistry):
     def _note(self, experiment: str, name: str, former: Mapping[str, Any] | None, state: Mapping[str, Any]) -> None:
         if former != state:
             open_client(self._platform).set_experiment_tag(experiment, TAG + name, json.dumps(state, sort_keys=True))
-
-
-class ScorerRegistryResource(dg.ConfigurableResource):
-    """The scorer registry of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> ScorerRegistry:
-        """Opens nothing yet: MLflow is imported at the first question."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.scorer_registry import DatabricksScorerRegistry
-
-            return DatabricksScorerRegistry(platform)
-        return MlflowScorerRegistry(platform)
 
 
 def state_of(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, Any]:

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import dagster as dg
-
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.spec_file import Agent
-from resources.platform import Platform
 from resources.sampling import is_sampled
-from resources.scorer_registry import MlflowScorerRegistry, ScorerRegistry
-from resources.trace_store import MlflowTraceStore, TraceInfo, TraceStore
+from resources.scorer_registry import ScorerRegistry
+from resources.trace_store import TraceInfo, TraceStore
 from resources.worker import Progress
 
 REPORT_EVERY = 50
@@ -127,16 +124,3 @@ def count(
         "errored": errored,
         "waiting": len(sampled) - done,
     }
-
-
-class ScoringResource(dg.ConfigurableResource):
-    """The scoring of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Scoring:
-        """Opens nothing yet: MLflow is imported at the first day."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.scoring import DatabricksScoring
-
-            return DatabricksScoring(platform)
-        return LocalScoring(MlflowTraceStore(platform), MlflowScorerRegistry(platform))

@@ -17,8 +17,6 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import dagster as dg
-
 from lifecycle_assets.refused import Refused
 from resources.delta_table import open_table, storage
 from resources.platform import Platform
@@ -196,16 +194,3 @@ def _in_utc(row: tuple[Any, ...], zoned: list[int]) -> tuple[Any, ...]:
     if not zoned:
         return row
     return tuple(v.astimezone(UTC) if i in zoned and v is not None else v for i, v in enumerate(row))
-
-
-class SqlEngineResource(dg.ConfigurableResource):
-    """The SQL engine of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> SqlEngine:
-        """Opens nothing yet: the tables are opened at each query."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.sql_engine import WarehouseSqlEngine
-
-            return WarehouseSqlEngine(platform)
-        return DuckDbEngine(platform)

@@ -12,8 +12,6 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
 
-import dagster as dg
-
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
@@ -299,16 +297,3 @@ def as_info(info: Any) -> TraceInfo:
         scored=scored,
         errored=frozenset(pair for pair, error in pairs if pair and error) - scored,
     )
-
-
-class TraceStoreResource(dg.ConfigurableResource):
-    """The trace store of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> TraceStore:
-        """Opens nothing yet: MLflow is imported at the first question."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.trace_store import DatabricksTraceStore
-
-            return DatabricksTraceStore(platform)
-        return MlflowTraceStore(platform)

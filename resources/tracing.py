@@ -8,8 +8,6 @@ Not here: reading traces (`trace_store.py`), tables of ours (`archive.py`).
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import dagster as dg
-
 from lifecycle_assets.spec_file import Agent
 from resources.explain import explained
 from resources.mlflow_store import experiment_id
@@ -64,16 +62,3 @@ class LocalTracing(Tracing):
     def destination(self, agent: Agent) -> str:
         """No destination: the experiment is named by MLFLOW_EXPERIMENT_NAME."""
         return ""
-
-
-class TracingResource(dg.ConfigurableResource):
-    """The tracing of this process's platform."""
-
-    def create_resource(self, context: dg.InitResourceContext) -> Tracing:
-        """One gateway a run."""
-        platform = Platform.from_env()
-        if platform.is_databricks:
-            from resources.databricks.tracing import DatabricksTracing
-
-            return DatabricksTracing(platform)
-        return LocalTracing(platform)

@@ -27,6 +27,7 @@ def served_workspace(port: int = 0) -> Iterator[Workspace]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive(), "the server ended while it started"
         time.sleep(0.005)
     try:
         yield workspace

@@ -22,6 +22,7 @@ raise SystemExit('it did not work')
 
 def test_files_processes_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     with served_workspace() as workspace:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves it behind in a process that used it.
         for name, value in client_environment(workspace).items():
             monkeypatch.setenv(name, value)
         client, workspace.page_size = open_workspace(Platform.from_env()), 1
