@@ -40,7 +40,8 @@ class TraceInfo:
     """A production trace without its spans.
 
     `scored` holds `(registered scorer name, version)` of its assessments that carry a value or say
-    'not applicable'; `errored` those of which only an error is there.
+    'not applicable'; `errored` those of which only an error is there; `judged` all of them, such as
+    `expectation.answer`.
     """
 
     trace_id: str
@@ -52,6 +53,7 @@ class TraceInfo:
     tags: Mapping[str, str]
     scored: frozenset[tuple[str, str]]
     errored: frozenset[tuple[str, str]]
+    judged: frozenset[str] = frozenset()
 
 
 class TraceStore(ABC):
@@ -125,10 +127,10 @@ class MlflowTraceStore(TraceStore):
                 clauses = [self.production, *within]
                 page = self._search(experiment, clauses, filter_string, "ASC", _SEARCH_PAGE, token)
                 found.update((trace.info.trace_id, trace.info) for trace in page)
-                if len(page) < _SEARCH_PAGE:
+                if not page.token:
                     break
-                last = page[-1].info.request_time
-                # A full page of one instant: only an offset leads past it.
+                last = page[-1].info.request_time if page else since
+                # A page of one instant, or none: only an offset leads past it.
                 since, token = (last, None) if last > since else (since, page.token)
         self._elsewhere.update(info.trace_id for info in found.values() if info.tags.get(_SPANS_AT) not in _IN_STORE)
         infos = [as_info(info) for info in found.values() if self._is_production(info)]
@@ -296,4 +298,5 @@ def as_info(info: Any) -> TraceInfo:
         tags=dict(info.tags),
         scored=scored,
         errored=frozenset(pair for pair, error in pairs if pair and error) - scored,
+        judged=frozenset(f"{'expectation' if a.expectation else 'feedback'}.{a.name}" for a in info.assessments),
     )

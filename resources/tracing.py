@@ -46,6 +46,13 @@ class Tracing(ABC):
     def destination(self, agent: Agent) -> str:
         """What an application sets as MLFLOW_TRACING_DESTINATION; empty when traces go to the experiment."""
 
+    @abstractmethod
+    def otlp_environment(self, agent: Agent) -> dict[str, str]:
+        """Variables with which an OpenTelemetry SDK anywhere sends its spans to the agent's place.
+
+        No secret is in them. Empty where only MLflow's own tracing writes.
+        """
+
 
 class LocalTracing(Tracing):
     """Traces are kept in the experiment, by MLflow's tracking store."""
@@ -62,3 +69,7 @@ class LocalTracing(Tracing):
     def destination(self, agent: Agent) -> str:
         """No destination: the experiment is named by MLFLOW_EXPERIMENT_NAME."""
         return ""
+
+    def otlp_environment(self, agent: Agent) -> dict[str, str]:
+        """None: applications use MLflow's tracing."""
+        return {}

@@ -21,6 +21,7 @@ from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
 from resources.trace_store import TraceStore
+from resources.tracing import Tracing
 
 GROUP = "release"
 
@@ -166,7 +167,9 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
     @lifecycle_asset(
         agent.name, group=GROUP, deps=["champion_alias"], kinds={"mlflow"}, pool=f"{agent.name}_deployment"
     )
-    def deployment(context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer]) -> dg.MaterializeResult:
+    def deployment(
+        context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer], tracing: dg.ResourceParam[Tracing]
+    ) -> dg.MaterializeResult:
         """What was handed to the runtime: the version, and the environment that makes its traces name the model.
 
         To a file that `lifecycle serve` starts from, or to an endpoint, an app or a job of a workspace, which is waited
@@ -178,6 +181,7 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
             agent, version=champion.version, model_id=champion.model_id, progress=context.log.info
         )
         environment = deployer.environment(agent)
+        elsewhere = tracing.otlp_environment(agent)
         return result(
             handed,
             data_version=champion.model_id,
@@ -187,6 +191,7 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
                 "mlflow/champion": f"models:/{champion.name}/{champion.version}",
                 "mlflow/model_id": champion.model_id,
                 "environment": table(["variable", "value"], sorted(environment.items())),
+                **({"opentelemetry": table(["variable", "value"], sorted(elsewhere.items()))} if elsewhere else {}),
                 "next": _next_step(agent, handed),
             },
         )

@@ -122,10 +122,15 @@ def coverage_statement(
         "SELECT key, map_from_entries(collect_list(struct(name, value))) AS tags FROM (SELECT key, name, "
         "max(value) AS value FROM tag_pairs GROUP BY key, name) AS each_once GROUP BY key"
     )
+    relations["by_name"] = (
+        "SELECT key, map_from_entries(collect_list(struct(name, '1'))) AS judged FROM (SELECT DISTINCT key, "
+        "concat(kind, '.', name) AS name FROM said WHERE valid) AS each_name GROUP BY key"
+    )
     production = "(r.metadata IS NULL OR r.metadata[:run_key] IS NULL)"
     relations["due"] = (
         "SELECT r.key, r.trace_id, r.state, r.request_ms, r.ended_ms, r.execution_ms, r.metadata, g.tags, "  # noqa: S608
-        "r.metadata[:session_key] AS session FROM roots AS r LEFT JOIN tagged AS g ON g.key = r.key "
+        "j.judged, r.metadata[:session_key] AS session FROM roots AS r LEFT JOIN tagged AS g ON g.key = r.key "
+        "LEFT JOIN by_name AS j ON j.key = r.key "
         f"WHERE r.ended_ms < {int(due_ms)} AND {production}"
     )
     relations["scores"] = (

@@ -5,16 +5,17 @@ Add here: a field of a trace that filters may name and that the sources hold.
 Not here: where the columns come from (`coverage_sql.py`).
 
 Keys and values become parameters, never text of the statement. A trace without the tag or metadata a clause names
-does not match it, also not by `!=`, as in MLflow.
+does not match it, also not by `!=`, as in MLflow. Of feedback and expectations it counts whether there is one.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lifecycle_assets.refused import Refused
 
 _CLAUSE = re.compile(
-    r"""\s*(?:(?P<kind>tags?|metadata|request_metadata|attributes?|trace)\s*\.\s*)?
+    r"""\s*(?:(?P<kind>tags?|metadata|request_metadata|attributes?|trace|feedback|expectation)\s*\.\s*)?
         (?P<key>`[^`]+`|"[^"]+"|[\w.]+)\s*
         (?:(?P<null>IS\s+(?:NOT\s+)?NULL)\b
           |(?P<compare>!=|<>|>=|<=|=|<|>|I?LIKE\b)\s*(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?))
@@ -23,6 +24,7 @@ _CLAUSE = re.compile(
 )
 _AND = re.compile(r"AND\b", re.IGNORECASE)
 _MAPS = {"tag": "tags", "tags": "tags", "metadata": "metadata", "request_metadata": "metadata"}
+_JUDGED = ("feedback", "expectation")
 _NUMBERS = {
     "timestamp": "request_ms",
     "timestamp_ms": "request_ms",
@@ -37,7 +39,10 @@ _NAMED = {"name": ("tags", "mlflow.traceName"), "run_id": ("metadata", "mlflow.s
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition over `trace_id, state, request_ms, ended_ms, execution_ms, tags, metadata`, and its parameters."""
+    """A condition over `trace_id, state, request_ms, ended_ms, execution_ms, tags, metadata, judged`.
+
+    With its parameters. `judged` is a map with a key such as `expectation.answer` for each assessment of the trace.
+    """
 
     sql: str
     parameters: dict[str, str | float]
@@ -47,25 +52,58 @@ def condition_of(filter_string: str, *, prefix: str = "f") -> Condition:
     """The condition of an MLflow trace filter; an empty filter is TRUE. `prefix` begins the parameters' names.
 
     Raises `Refused` naming the clause when it is not a comparison of a tag, of metadata, or of status, name, run_id,
-    timestamp_ms, execution_time_ms or end_time_ms, or when clauses are joined by anything but AND.
+    timestamp_ms, execution_time_ms or end_time_ms, nor asks whether there is a feedback or an expectation, or when
+    clauses are joined by anything but AND.
     """
-    rest, found, parameters = filter_string.strip(), [], {}
+    found, parameters = [], {}
+    for match in _clauses(filter_string):
+        found.append(_comparison(match, f"{prefix}{len(found)}", parameters))
+    return Condition(" AND ".join(found) or "TRUE", parameters)
+
+
+def split_judged(filter_string: str) -> tuple[str, dict[str, bool]]:
+    """The filter without its clauses on feedback and expectations, and whether each of those is to be there.
+
+    Search in a workspace does not take them. A filter that cannot be read is given back whole.
+    """
+    try:
+        matches = list(_clauses(filter_string))
+    except Refused:
+        return filter_string, {}
+    judged = {
+        m: f"{m['kind'].lower()}.{_key(m)}" for m in matches if (m["kind"] or "").lower() in _JUDGED and m["null"]
+    }
+    rest = " AND ".join(match[0].strip() for match in matches if match not in judged)
+    return rest, {name: "NOT" in match["null"].upper() for match, name in judged.items()}
+
+
+def _clauses(filter_string: str) -> Iterator[re.Match[str]]:
+    rest = filter_string.strip()
     while rest:
         match = _CLAUSE.match(rest)
         after = rest[match.end() :] if match else ""
         joint = _AND.match(after)
         if match is None or (after and joint is None):
             raise _not_understood(rest)
-        found.append(_comparison(match, f"{prefix}{len(found)}", parameters))
+        yield match
         rest = after[joint.end() :].strip() if joint else ""
         if joint and not rest:
             raise _not_understood(after)
-    return Condition(" AND ".join(found) or "TRUE", parameters)
+
+
+def _key(match: re.Match[str]) -> str:
+    return match["key"].strip('`"')
 
 
 def _comparison(match: re.Match[str], name: str, parameters: dict[str, str | float]) -> str:
-    key = match["key"].strip('`"')
-    kind = _MAPS.get((match["kind"] or "").lower(), "")
+    key = _key(match)
+    said = (match["kind"] or "").lower()
+    if said in _JUDGED:
+        if not match["null"]:
+            raise _not_understood(match[0])
+        parameters[f"{name}k"] = f"{said}.{key}"
+        return f"judged[:{name}k] {' '.join(match['null'].upper().split())}"
+    kind = _MAPS.get(said, "")
     number = not kind and key.lower() in _NUMBERS
     if not kind and key.lower() in _NAMED:
         kind, key = _NAMED[key.lower()]

@@ -9,7 +9,7 @@ Not here: rows made of traces (`archive_sql.py`), running a statement (`archive.
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from resources.databricks.statements import ticked
@@ -40,8 +40,8 @@ def replace_rows(
     """The query that counts (operation, known, n), the merge, and their parameters: `rows` become the rows of `day`."""
     names, target = list(columns(table)), ticked(prefix + table)
     values, parameters = _values(table, [{**row, PARTITION: day} for row in rows])
-    joined = " AND ".join(f"h.`{key}` <=> n.`{key}`" for key in KEYS[table])
-    same = " AND ".join(f"n.`{name}` <=> h.`{name}`" for name in names)
+    joined = " AND ".join(f"h.`{key}` IS NOT DISTINCT FROM n.`{key}`" for key in KEYS[table])
+    same = " AND ".join(f"n.`{name}` IS NOT DISTINCT FROM h.`{name}`" for name in names)
     new = f"(SELECT * FROM {values}) AS n" if rows else f"(SELECT * FROM {target} WHERE false) AS n"
     there = f"(SELECT * FROM {target} WHERE `{PARTITION}` = DATE'{day}') AS h"
     changes = (
@@ -51,7 +51,7 @@ def replace_rows(
         f"SELECT 'remove' AS operation, true AS known, {', '.join(f'h.`{name}`' for name in names)} "
         f"FROM {there} LEFT JOIN {new} ON {joined} WHERE n.`{PARTITION}` IS NULL"
     )
-    on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in KEYS[table])
+    on = " AND ".join(f"t.`{key}` IS NOT DISTINCT FROM s.`{key}`" for key in KEYS[table])
     merge = (
         f"MERGE INTO {target} AS t USING ({changes}) AS s ON t.`{PARTITION}` = DATE'{day}' AND {on} "
         "WHEN MATCHED AND s.operation = 'remove' THEN DELETE "
@@ -67,7 +67,7 @@ def append_row(prefix: str, table: str, row: Mapping[str, Any], key: Sequence[st
     """The query that counts rows with the key of `row`, the merge that appends it, and their parameters."""
     values, parameters = _values(table, [row])
     names, target = list(columns(table)), ticked(prefix + table)
-    same = " AND ".join(f"t.`{name}` <=> s.`{name}`" for name in key)
+    same = " AND ".join(f"t.`{name}` IS NOT DISTINCT FROM s.`{name}`" for name in key)
     merge = (
         f"MERGE INTO {target} AS t USING (SELECT * FROM {values}) AS s ON {same} "
         f"WHEN NOT MATCHED THEN INSERT ({', '.join(f'`{name}`' for name in names)}) "
@@ -85,7 +85,7 @@ def _values(table: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[st
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return f"CAST(NULL AS {kind})"
         if isinstance(value, datetime):
-            return f"timestamp_micros({int(value.timestamp()) * 10**6 + value.microsecond})"
+            return f"CAST('{value.astimezone(UTC).replace(tzinfo=None).isoformat()}Z' AS {kind})"
         if isinstance(value, str):
             name = named.setdefault(value, f"text_{len(named)}")
             parameters[name] = value

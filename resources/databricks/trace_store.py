@@ -10,11 +10,13 @@ of evaluations are left out here, among what a search gave.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Any
 
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
+from resources.databricks.filter_sql import split_judged
 from resources.databricks.trace_place import place_of
 from resources.databricks.warehouse import require_warehouse
 from resources.explain import explained
@@ -36,6 +38,12 @@ class DatabricksTraceStore(MlflowTraceStore):
     """
 
     production = FINISHED
+
+    def infos(self, experiment: str, day: date, *, settled_before_ms: int, filter_string: str = "") -> list[TraceInfo]:
+        """See `TraceStore.infos`; whether there is a feedback or an expectation is looked at in what was found."""
+        asked, judged = split_judged(filter_string)
+        found = super().infos(experiment, day, settled_before_ms=settled_before_ms, filter_string=asked)
+        return [info for info in found if all((name in info.judged) is there for name, there in judged.items())]
 
     def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
         """See `TraceStore.newest`: one search; more when evaluations are newer than any user's trace.

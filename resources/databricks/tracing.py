@@ -75,18 +75,12 @@ class DatabricksTracing(Tracing):
             return place_of(self._platform, agent.spec.experiment).destination
 
     def otlp_environment(self, agent: Agent) -> dict[str, str]:
-        """Variables with which an OpenTelemetry SDK outside Databricks sends its spans to the agent's tables.
-
-        Raises `Refused` when the experiment keeps its traces itself: only tables take OpenTelemetry in.
-        """
+        """See `Tracing.otlp_environment`; empty when the experiment keeps its traces: only tables take spans in."""
         with explained(self._platform.tracking_uri):
             place = place_of(self._platform, agent.spec.experiment)
             host = open_workspace(self._platform).config.host
         if not place.path or not host:
-            raise Refused(
-                f"Experiment {agent.spec.experiment} is not linked to tables in Unity Catalog, and only those take "
-                "OpenTelemetry spans; declare tracing.location: unity_catalog and run the release job."
-            )
+            return {}
         return exporter_environment(host, place.spans_table)
 
     def _bind_warehouse(self, found: Place) -> None:

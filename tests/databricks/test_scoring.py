@@ -163,6 +163,26 @@ def test_the_gap_of_a_day_is_one_backfill_of_exactly_that_day(
     assert len(place.asked()) == 1, "silence is an answer: nothing is asked for again"
 
 
+@pytest.mark.parametrize("location", ["unity_catalog", "experiment"])
+def test_a_filter_on_expectations_counts_the_traces_that_have_one(
+    workspace: Workspace, databricks: Platform, tmp_path: Path, location: str
+):
+    facts = {**SAID, "filter": "expectation.facts IS NOT NULL"}
+    place = Place(workspace, databricks, tmp_path, [facts], location=location)
+    if location == "experiment":
+        workspace[Lake].create_schema("main.agents")
+        workspace[Tracking].experiments[place.experiment]["tags"]["lifecycle.archival"] = "main.agents.tiny_native"
+        workspace[Archival].tables[place.experiment] = "main.agents.tiny_native"
+    said = {"assessment_name": "facts", "expectation": {"value": ["a"]}, "valid": True}
+    for number in range(3):
+        trace_id = place.put(number)
+        if number == 1:
+            workspace[Traces].add_assessment(trace_id, {**said, "source": {"source_type": "HUMAN", "source_id": "ann"}})
+    workspace.tick()
+    coverage = place.score().coverage[NAME]
+    assert (coverage["sampled"], coverage["scored"], coverage["waiting"]) == (1, 1, 0)
+
+
 def test_a_lost_answer_is_one_job_and_a_running_one_is_awaited(
     workspace: Workspace, databricks: Platform, tmp_path: Path
 ):
@@ -337,12 +357,12 @@ def test_a_sample_is_short_below_its_binomial_bound_only():
 def test_filters_become_conditions_with_parameters():
     filter_string = (
         "tags.environment = 'prod' AND metadata.`mlflow.trace.user` != \"o'neill\" and trace.status = 'OK' "
-        "AND execution_time_ms >= 250 AND name LIKE 'pre%' AND tags.`a.b` IS NOT NULL"
+        "AND execution_time_ms >= 250 AND name LIKE 'pre%' AND tags.`a.b` IS NOT NULL AND expectation.facts IS NOT NULL"
     )
     condition = condition_of(filter_string)
     assert condition.sql == (
         "tags[:f0k] = :f0v AND metadata[:f1k] <> :f1v AND state = :f2v AND execution_ms >= :f3v "
-        "AND tags[:f4k] LIKE :f4v AND tags[:f5k] IS NOT NULL"
+        "AND tags[:f4k] LIKE :f4v AND tags[:f5k] IS NOT NULL AND judged[:f6k] IS NOT NULL"
     )
     assert condition.parameters == {
         "f0k": "environment",
@@ -354,6 +374,7 @@ def test_filters_become_conditions_with_parameters():
         "f4k": "mlflow.traceName",
         "f4v": "pre%",
         "f5k": "a.b",
+        "f6k": "expectation.facts",
     }
     assert condition_of("  ").sql == "TRUE"
 
@@ -370,6 +391,7 @@ def test_filters_become_conditions_with_parameters():
         "tags.a = 'x' AND",
         "'; DROP TABLE x --",
         "nonsense = 'x'",
+        "feedback.good = 'yes'",
     ],
 )
 def test_a_filter_that_cannot_be_counted_is_refused_by_its_clause(clause: str):

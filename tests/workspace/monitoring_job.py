@@ -25,6 +25,9 @@ SESSION = "mlflow.trace.session"
 IDLE_SECONDS = 5 * 60
 """A session nobody wrote to for so long is complete."""
 
+_OF_A_JOB = {"MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true", "_MLFLOW_IN_JOB_EXECUTOR": "true"}
+"""Environment in which MLflow rebuilds a scorer's code: as in the process of a job, whoever serves the workspace."""
+
 
 class MonitoringJob:
     """Backfills as they were asked for: `requests` by job id."""
@@ -89,7 +92,7 @@ class MonitoringJob:
             if rate <= 0 or not traces:
                 continue
             chosen = matching(traces, entry.get("filter_string") or "", [], linked={}, documented_only=False)
-            with patch.dict(os.environ, {"MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true"}):
+            with patch.dict(os.environ, _OF_A_JOB):
                 try:
                     scorer = Scorer.model_validate(json.loads(entry["serialized_scorer"]))
                 except Exception:  # noqa: BLE001 - what cannot be rebuilt is not run, the others are
@@ -99,7 +102,9 @@ class MonitoringJob:
                 key = first["info"]["trace_metadata"][SESSION] if scorer.is_session_level_scorer else trace_id(first)
                 if not _sampled(key, entry["name"], rate):
                     continue
-                whole = [Trace.from_dict({"info": one["info"], "data": {"spans": one["spans"]}}) for one in group]
+                whole = [
+                    Trace.from_dict({"info": _read(one["info"]), "data": {"spans": one["spans"]}}) for one in group
+                ]
                 for said in _answers(scorer, entry["name"], whole):
                     self._write(entry, trace_id(first), said)
 
@@ -128,6 +133,13 @@ class MonitoringJob:
 def trace_id(trace: dict[str, Any]) -> str:
     """The id of a trace."""
     return trace["info"]["trace_id"]
+
+
+def _read(info: dict[str, Any]) -> dict[str, Any]:
+    """A trace's info as MLflow's client has it once it was read: its duration is a number of milliseconds."""
+    took = str(info.get("execution_duration") or "0s").rstrip("s")
+    rest = {name: value for name, value in info.items() if name != "execution_duration"}
+    return {**rest, "execution_duration_ms": round(float(took) * 1000)}
 
 
 def _groups(traces: list[dict[str, Any]], sessions: bool) -> list[list[dict[str, Any]]]:
@@ -159,7 +171,7 @@ def _answers(scorer: Any, name: str, traces: list[Any]) -> list[dict[str, Any]]:
         answer = scorer.run(session=traces) if scorer.is_session_level_scorer else scorer.run(**given)
     except Exception as error:  # noqa: BLE001 - what a scorer raises is its assessment
         failed = {"error_code": "SCORER_ERROR", "error_message": f"{type(error).__name__}: {error}"}
-        return [{"assessment_name": name, "feedback": {"error": failed}}]
+        return [{"assessment_name": name, "feedback": {"value": None, "error": failed}}]
     said = []
     for one in answer if isinstance(answer, list) else [answer]:
         if one is None:
