@@ -56,7 +56,9 @@ def lines_plot(
         high = [point[1] if point[3] is None else point[3] for point in points]
         axes.fill_between(days, low, high, color="#3d5afe", alpha=0.15)
         if len(points) == 1:
-            axes.errorbar(days, values, yerr=[[values[0] - low[0]], [high[0] - values[0]]], color="#3d5afe", capsize=4)
+            # Of equal numbers the last digits of mean and bound may differ.
+            around = [[max(values[0] - low[0], 0.0)], [max(high[0] - values[0], 0.0)]]
+            axes.errorbar(days, values, yerr=around, color="#3d5afe", capsize=4)
         axes.set_title(name.replace("$", r"\$"), fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

@@ -67,13 +67,26 @@ def write_answer(mlflow: Any, agent: Agent, info: Any, schema: LabelSchema, valu
     if not own:
         named = f"{info.trace_id}|{schema.name}|{reviewer}"
         assessment.assessment_id = "a-" + hashlib.sha256(named.encode()).hexdigest()[:32]
-        mlflow.log_assessment(info.trace_id, assessment)
+        _log(mlflow, info.trace_id, assessment)
         return True
     newest = max(own, key=lambda a: a.last_update_time_ms or 0)
     if newest.value == value:
         return False
     mlflow.update_assessment(info.trace_id, newest.assessment_id, assessment)
     return True
+
+
+def _log(mlflow: Any, trace_id: str, assessment: Any) -> None:
+    """Log it; when its answer got lost, the client asks again and is told that it is there already."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracing.client import TracingClient
+
+    try:
+        mlflow.log_assessment(trace_id, assessment)
+    except MlflowException:
+        there = TracingClient(mlflow.get_tracking_uri()).get_trace_info(trace_id).assessments
+        if assessment.assessment_id not in {one.assessment_id for one in there}:
+            raise
 
 
 def _allowed(schema: LabelSchema) -> str:

@@ -94,7 +94,13 @@ def _experiment_id(platform: Platform, name: str) -> str:
             location = f"{artifacts}/{name.strip('/').replace('/', '_')}" if artifacts else None
             return client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if platform.is_databricks and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+                folder = name.rpartition("/")[0] or "/"
+                raise Refused(
+                    f"experiment {name[:80]}: the workspace has no folder {folder[:80]}; make it (databricks workspace "
+                    f"mkdirs {folder[:80]}), or write another path, such as /Shared/..., in the field experiment."
+                ) from None
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise
         found = client.get_experiment_by_name(name)
         assert found is not None  # It was there when the creation was refused.

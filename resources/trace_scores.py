@@ -45,8 +45,26 @@ def score_assessment(trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> 
 def scored_pair(assessment: Any) -> tuple[str, str] | None:
     """`(name, version)` of a valid score of a registered scorer; None for what people or the agent itself said."""
     version = (assessment.metadata or {}).get(SCORER_VERSION)
+    return (assessment.name, version) if version and is_score(assessment) else None
+
+
+def is_score(assessment: Any) -> bool:
+    """Whether a scorer said it, and it counts."""
     by_scorer = assessment.feedback and assessment.source.source_type in ("CODE", "LLM_JUDGE")
-    return (assessment.name, version) if by_scorer and version and assessment.valid is not False else None
+    return bool(by_scorer) and assessment.valid is not False
+
+
+def scores_of(info: Any) -> frozenset[tuple[str, str, int, bool]]:
+    """What scorers said of a trace: name, version (empty where none is noted), when in epoch milliseconds, failed.
+
+    A scorer that named its feedback itself is known by its source, so a score may be here under both names.
+    """
+    return frozenset(
+        (name, (a.metadata or {}).get(SCORER_VERSION) or "", a.create_time_ms or 0, is_error(a))
+        for a in info.assessments
+        if is_score(a)
+        for name in {a.name, a.source.source_id or a.name}
+    )
 
 
 def is_error(assessment: Any) -> bool:

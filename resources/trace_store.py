@@ -20,7 +20,7 @@ from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 from resources.redaction import Redaction
 from resources.trace_rows import TraceRows, model_of, trace_rows
-from resources.trace_scores import is_error, said_by, score_assessment, scored_pair
+from resources.trace_scores import is_error, said_by, score_assessment, scored_pair, scores_of
 
 FINISHED = "attributes.status != 'IN_PROGRESS'"
 """MLflow trace filter: no longer in progress."""
@@ -41,7 +41,7 @@ class TraceInfo:
 
     `scored` holds `(registered scorer name, version)` of its assessments that carry a value or say
     'not applicable'; `errored` those of which only an error is there; `judged` all of them, such as
-    `expectation.answer`.
+    `expectation.answer`; `scores` are those of `scores_of`.
     """
 
     trace_id: str
@@ -54,6 +54,7 @@ class TraceInfo:
     scored: frozenset[tuple[str, str]]
     errored: frozenset[tuple[str, str]]
     judged: frozenset[str] = frozenset()
+    scores: frozenset[tuple[str, str, int, bool]] = frozenset()
 
 
 class TraceStore(ABC):
@@ -127,10 +128,10 @@ class MlflowTraceStore(TraceStore):
                 clauses = [self.production, *within]
                 page = self._search(experiment, clauses, filter_string, "ASC", _SEARCH_PAGE, token)
                 found.update((trace.info.trace_id, trace.info) for trace in page)
-                if not page.token:
+                if len(page) < _SEARCH_PAGE:
                     break
-                last = page[-1].info.request_time if page else since
-                # A page of one instant, or none: only an offset leads past it.
+                last = page[-1].info.request_time
+                # A full page of one instant: only an offset leads past it.
                 since, token = (last, None) if last > since else (since, page.token)
         self._elsewhere.update(info.trace_id for info in found.values() if info.tags.get(_SPANS_AT) not in _IN_STORE)
         infos = [as_info(info) for info in found.values() if self._is_production(info)]
@@ -299,4 +300,5 @@ def as_info(info: Any) -> TraceInfo:
         scored=scored,
         errored=frozenset(pair for pair, error in pairs if pair and error) - scored,
         judged=frozenset(f"{'expectation' if a.expectation else 'feedback'}.{a.name}" for a in info.assessments),
+        scores=scores_of(info),
     )

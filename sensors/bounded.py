@@ -12,6 +12,8 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from lifecycle_assets.refused import Refused
+from resources.explain import explained
+from resources.platform import Platform
 
 TICK_SECONDS = 40.0
 """How long a tick's body may take; with starting and storing the tick it stays below 45 s."""
@@ -20,7 +22,7 @@ Evaluate = TypeVar("Evaluate", bound=Callable[..., Any])
 
 
 def bounded(evaluate: Evaluate, *, seconds: float = TICK_SECONDS) -> Evaluate:
-    """`evaluate` with a time limit, after which the tick fails with a sentence.
+    """`evaluate` with a time limit, after which the tick fails with a sentence; known faults are sentences too.
 
     What is late goes on in a thread of its own and its result is dropped: only reads may be bounded like this, and a
     tick's effect is what it returns.
@@ -33,13 +35,16 @@ def bounded(evaluate: Evaluate, *, seconds: float = TICK_SECONDS) -> Evaluate:
 
         def run() -> None:
             try:
-                outcome.append(evaluate(*args, **kwargs))
+                with explained(Platform.from_env().tracking_uri):
+                    outcome.append(evaluate(*args, **kwargs))
             except BaseException as error:  # noqa: BLE001 - it is raised again in the tick's own thread
                 raised.append(error)
 
         thread = threading.Thread(target=run, daemon=True, name="bounded tick")
         thread.start()
         thread.join(seconds)
+        if raised and isinstance(raised[0], Refused):
+            raise raised[0].with_traceback(None) from None  # A sentence: where it was said is of no use to anybody.
         if raised:
             raise raised[0]
         if not outcome:

@@ -4,6 +4,7 @@ import pytest
 
 from lifecycle_assets.monitoring.quality import hold
 from lifecycle_assets.spec import AlertRule
+from lifecycle_assets.text import lines_plot
 
 RULE = AlertRule(name="grounded_high", metric="grounded/mean", at_least=0.8, k=2, n=3)
 DAYS = [("2026-11-18", 0.9), ("2026-11-19", 0.7), ("2026-11-20", 0.6)]
@@ -21,3 +22,10 @@ def test_a_day_without_a_value_is_unknown_however_well_earlier_days_were(days: l
     assert breach.unknown
     assert breach.breached
     assert "has no value on 2026-11-22" in breach.sentence
+
+
+def test_a_day_of_equal_numbers_is_drawn() -> None:
+    """Their mean and its bounds differ in the last digit, on either side."""
+    value, bound = 0.20000000000000004, 0.2
+    for low, high in ((value, bound), (bound, value), (value + 1e-16, bound)):
+        lines_plot("a day", {"latency": [("2026-11-20", value, low, high)]}, unit="s")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from lifecycle_assets.cli.history import moves
 from lifecycle_assets.cli.lineage_graph import Graph, Node
 from lifecycle_assets.cli.output import iso
-from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
+from lifecycle_assets.cli.sources import Sources, guarded
 from lifecycle_assets.records import DatasetRecord, EvalRecord, LabelsRecord, ModelRecord, SessionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
@@ -49,7 +49,7 @@ def agent_graph(agent: Agent, sources: Sources, *, traces: Sequence[str], newest
         lambda: _live(graph, agent, sources, traces),
     ]
     for part in parts:
-        outcome = guarded(shown_uri(sources.platform), part)
+        outcome = guarded(sources, part)
         if outcome["state"] == "could not read" and outcome["why"] not in unread:
             unread.append(outcome["why"])
     return graph, unread

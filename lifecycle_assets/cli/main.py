@@ -10,6 +10,7 @@ Exit codes: 0 is well, 1 a check or the environment says no, 2 the command was c
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -84,7 +85,8 @@ def sentence_and_code(error: Exception) -> tuple[str, int] | None:
     from lifecycle_assets.refused import Refused
     from resources.explain import explain
 
-    environment = explain(error, "lifecycle")
+    on_databricks = os.environ.get("LIFECYCLE_PLATFORM") == "databricks"
+    environment = explain(error, "databricks" if on_databricks else "lifecycle")
     if isinstance(error, Refused):
         return str(error), 1 if environment else 2
     return (environment, 1) if environment else None

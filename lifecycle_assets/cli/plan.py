@@ -15,7 +15,7 @@ import click
 from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.agents import one_agent
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
-from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
+from lifecycle_assets.cli.sources import Sources, guarded
 from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord, ScorerVersion, SourceRecord
 from lifecycle_assets.release.promotion import CHAMPION, last_move
 from lifecycle_assets.spec_file import Agent, dataset_rows
@@ -49,7 +49,7 @@ def agent_plan(agent: Agent, sources: Sources) -> dict[str, dict[str, Any]]:
         changes = any(one.change != UNCHANGED for one in found)
         return {"differences": [asdict(one) for one in found], **({"state": "differs"} if changes else {})}
 
-    return {thing: guarded(shown_uri(sources.platform), partial(facts, read)) for thing, read in THINGS.items()}
+    return {thing: guarded(sources, partial(facts, read)) for thing, read in THINGS.items()}
 
 
 def _model(agent: Agent, sources: Sources) -> list[Difference]:

@@ -55,6 +55,9 @@ class Sources:
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self._experiments: dict[str, str] = {}
+        self._opened: dict[str, Any] = {}
+        self.silent = ""
+        """Why nothing more is asked: a platform that did not answer once would be waited for by every reader."""
 
     @cached_property
     def instance(self) -> dg.DagsterInstance | None:
@@ -81,45 +84,57 @@ class Sources:
         if not self.has_store:
             return ""
         if not self._experiments.get(agent.name):
+            self._heard()
             with explained(self.platform.tracking_uri):
                 found = open_client(self.platform).get_experiment_by_name(agent.spec.experiment)
             self._experiments[agent.name] = found.experiment_id if found else ""
         return self._experiments[agent.name]
 
-    @cached_property
+    @property
     def registry(self) -> ModelRegistry:
         """Models, versions, aliases."""
-        return _gateway("registry")
+        return self._gateway("registry")
 
-    @cached_property
+    @property
     def scorers(self) -> ScorerRegistry:
         """Registered scorers."""
-        return _gateway("scorers")
+        return self._gateway("scorers")
 
-    @cached_property
+    @property
     def traces(self) -> TraceStore:
         """Live traces."""
-        return _gateway("traces")
+        return self._gateway("traces")
 
-    @cached_property
+    @property
     def desk(self) -> LabelingDesk:
         """Labeling sessions."""
-        return _gateway("desk")
+        return self._gateway("desk")
 
-    @cached_property
+    @property
     def deployer(self) -> Deployer:
         """Hand-offs."""
-        return _gateway("deployer")
+        return self._gateway("deployer")
 
-    @cached_property
+    @property
     def archive(self) -> Archive:
         """Tables, to ask whether they are there."""
-        return _gateway("archive")
+        return self._gateway("archive")
 
-    @cached_property
+    @property
     def sql(self) -> SqlEngine:
         """Tables and views."""
-        return _gateway("sql")
+        return self._gateway("sql")
+
+    def _gateway(self, name: str) -> Any:
+        """The gateway of that name. Raises `Refused` when its platform did not answer before."""
+        self._heard()
+        if name not in self._opened:
+            self._opened[name] = GATEWAYS[name].create_resource(dg.build_init_resource_context())
+        return self._opened[name]
+
+    def _heard(self) -> None:
+        if self.silent:
+            raise Refused(self.silent)
 
     def rows(self, agent: Agent, query: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows of a query over the agent's tables."""
@@ -162,23 +177,29 @@ def probe_sqlite(file: Path, *, write: bool = False) -> None:
         con.rollback()
 
 
-def guarded(where: str, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+def guarded(sources: Sources, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
     """What `read` finds, with `state`: ok, not yet (it found nothing), or could not read and `why`."""
     try:
-        with explained(where):
+        with explained(shown_uri(sources.platform)):
             found = read()
     except Refused as refusal:
+        if waited_in_vain(refusal):
+            sources.silent = str(refusal)
         return {"state": "could not read", "why": str(refusal)}
     return {"state": "ok", **found} if found else {"state": "not yet"}
+
+
+def waited_in_vain(refusal: Refused) -> bool:
+    """Whether the refusal comes from retries or a request that took all the time they had."""
+    link: BaseException | None = refusal
+    while link is not None and not isinstance(link, TimeoutError):
+        link = link.__cause__ or link.__context__
+    return link is not None
 
 
 def shown_uri(platform: Platform) -> str:
     """The tracking URI without its password."""
     return without_password(platform.tracking_uri)
-
-
-def _gateway(name: str) -> Any:
-    return GATEWAYS[name].create_resource(dg.build_init_resource_context())
 
 
 def _fits(kind: type[Record], value: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.output import iso
-from lifecycle_assets.cli.sources import Sources, guarded, shown_uri
+from lifecycle_assets.cli.sources import Sources, guarded
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.records import (
     ChampionRecord,
@@ -36,8 +36,7 @@ Facts = dict[str, Any]
 
 def agent_status(agent: Agent, sources: Sources) -> Facts:
     """Every stage by name, in the order of the lifecycle."""
-    where = shown_uri(sources.platform)
-    return {name: guarded(where, partial(read, agent, sources)) for name, read in STAGES.items()}
+    return {name: guarded(sources, partial(read, agent, sources)) for name, read in STAGES.items()}
 
 
 def _source(agent: Agent, sources: Sources) -> Facts:

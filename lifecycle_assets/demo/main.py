@@ -164,6 +164,11 @@ def main() -> None:
     console = Console()
     try:
         platform = Platform.from_env()
+        if platform.is_databricks:
+            raise Refused(
+                "The demo lives on a laptop: unset LIFECYCLE_PLATFORM; on Databricks launch docs_agent_release, see "
+                "docs/how-to/databricks.md."
+            )
         if options.fresh:
             start_over(platform, console.print)
         prepare_home(platform)

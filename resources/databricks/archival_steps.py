@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lifecycle_assets.refused import Refused
+from resources.databricks.busy import status_of, when_free
 from resources.databricks.workspace import open_workspace, require_agents
 from resources.mlflow_store import open_mlflow
 from resources.platform import Platform
@@ -29,26 +30,19 @@ def enable_archival(request: Mapping[str, Any]) -> dict[str, Any]:
     from mlflow.tracing.archival import enable_databricks_trace_archival
 
     try:
-        enable_databricks_trace_archival(delta_table_fullname=request["table"], experiment_id=request["experiment_id"])
+        when_free(
+            lambda: enable_databricks_trace_archival(
+                delta_table_fullname=request["table"], experiment_id=request["experiment_id"]
+            )
+        )
     except requests.HTTPError as error:
-        status = _status(error)
+        status = status_of(error)
         if status == 409:
             return {"already": True}
         if status == 404:
             raise Refused(_missing(platform, request)) from None
         raise
     return {"already": False}
-
-
-def _status(error: BaseException) -> int:
-    """The answer's status: the client hides it behind an error of its own."""
-    link: BaseException | None = error
-    while link is not None:
-        response = getattr(link, "response", None)
-        if response is not None:
-            return response.status_code
-        link = link.__cause__
-    return 0
 
 
 def _missing(platform: Platform, request: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from resources.databricks.column_types import Kind, as_json, as_map, as_time, pick, read_kind
 from resources.databricks.redaction_sql import unquoted
+from resources.run_marks import EVALUATION
 from resources.trace_rows import OUTCOME, SCORER_VERSION
 
 HOUR_MS = 3_600_000
@@ -72,7 +73,8 @@ class OtelTables(Source):
     """`<prefix>_otel_spans` and `<prefix>_otel_annotations`. `location` is `catalog.schema.prefix`, part of trace ids.
 
     Read are spans that start within the day and a margin, an hour before it and a day after, and annotations made
-    since: late tags and assessments are among them. The tables are append-only and may hold a span twice.
+    since: late tags and assessments are among them. The tables are append-only and may hold a span twice. What an
+    evaluation left that was killed is no trace of a user.
     """
 
     location: str
@@ -133,7 +135,7 @@ class OtelTables(Source):
                     FROM span_rows WHERE parent_span_id IS NULL) AS r
                 LEFT JOIN told AS t ON t.key = r.key
                 WHERE r.nth = 1 AND r.end_ns IS NOT NULL AND r.start_ns >= {window.start_ms * 10**6}
-                    AND r.start_ns < {window.end_ms * 10**6}""",
+                    AND r.start_ns < {window.end_ms * 10**6} AND r.attrs['{EVALUATION}'] IS NULL""",
             "tag_pairs": f"""
                 SELECT key, name, CASE WHEN v LIKE '"%' THEN {unquoted("v")} ELSE v END AS value
                 FROM notes WHERE kind = 'TAG'""",

@@ -92,8 +92,7 @@ class Backfills:
 
     def note(self, key: str, backfill: Backfill) -> Backfill:
         """Remember it."""
-        value = json.dumps(asdict(backfill), sort_keys=True)
-        open_client(self._platform).set_experiment_tag(self._experiment, TAG + key, value)
+        open_client(self._platform).set_experiment_tag(self._experiment, TAG + key, _text(backfill))
         return backfill
 
     def settled(self, key: str, progress: Progress) -> Backfill | None:
@@ -121,7 +120,7 @@ class Backfills:
             return None
         names = ", ".join(sorted(wanted.rates))
         progress(f"asking for a backfill of {names} from {_utc(wanted.start_ms)} to {_utc(wanted.end_ms)}")
-        answer = self._answer(key, self.note(key, wanted), progress)
+        answer = self._answer(key, wanted, progress)
         if "job_id" not in answer:
             job = self._found(wanted.at_ms)
             if answer.get("running"):
@@ -134,12 +133,16 @@ class Backfills:
         return self._followed(key, replace(wanted, state="running", job_id=answer["job_id"]), progress, ours=True)
 
     def _answer(self, key: str, wanted: Backfill, progress: Progress) -> Mapping[str, Any]:
-        """What the worker says. What was never sent is forgotten, so that it can be asked for at once."""
+        """What the worker says, which notes the backfill right before it sends.
+
+        Killed before that, nothing is noted and it is asked for at once; what was never sent is forgotten.
+        """
         request = {
             "experiment_id": self._experiment,
             "rates": wanted.rates,
             "start_ms": wanted.start_ms,
             "end_ms": wanted.end_ms,
+            "note": [TAG + key, _text(wanted)],
         }
         sent: list[str] = []
 
@@ -235,6 +238,10 @@ class Backfills:
         mine = re.compile(rf"(?i)backfill.*(?<!\d){re.escape(self._experiment)}(?!\d)")
         found = {str(run.job_id) for run in islice(runs, MAX_RUNS) if mine.search(run.run_name or "")} - known
         return found.pop() if len(found) == 1 else None
+
+
+def _text(backfill: Backfill) -> str:
+    return json.dumps(asdict(backfill), sort_keys=True)
 
 
 def _state(run: Any) -> tuple[str, str]:

@@ -74,16 +74,18 @@ def _units(question: Question, infos: Sequence[TraceInfo], due_ms: int) -> list[
 
 
 def _counted(question: Question, units: Sequence[Sequence[TraceInfo]]) -> Counted:
-    pair = (question.scorer.registered_name, question.scorer.version)
-
     def number(of: Callable[[Sequence[TraceInfo]], bool]) -> int:
         return sum(1 for unit in units if of(unit))
 
+    def said(unit: Sequence[TraceInfo], *, failed: bool) -> bool:
+        scores = [score for one in unit for score in one.scores]
+        return any(question.counts(name, version, made) for name, version, made, bad in scores if bad == failed)
+
     def ok(unit: Sequence[TraceInfo]) -> bool:
-        return any(pair in one.scored for one in unit)
+        return said(unit, failed=False)
 
     def bad(unit: Sequence[TraceInfo]) -> bool:
-        return not ok(unit) and any(pair in one.errored for one in unit)
+        return not ok(unit) and said(unit, failed=True)
 
     def late(unit: Sequence[TraceInfo]) -> bool:
         return max(one.ended_ms for one in unit) >= question.until_ms

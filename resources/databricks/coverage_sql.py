@@ -40,6 +40,24 @@ class Question:
     registered_at_ms: int = 0
     until_ms: int = 0
 
+    @property
+    def since_ms(self) -> int:
+        """Since when a score counts that names no version as this workspace numbers them; 0: none does.
+
+        Times of assessments may be whole seconds.
+        """
+        return self.registered_at_ms // 1000 * 1000
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the workspace numbers definitions; else our digest stands for one, and no score names it."""
+        return self.scorer.version.isdecimal()
+
+    def counts(self, name: str, version: str, made_ms: int) -> bool:
+        """Whether a score of this name and version (empty: none is noted) is of the current version."""
+        by_time = (not version or not self.is_numbered) and self.since_ms > 0 and made_ms >= self.since_ms
+        return name == self.scorer.registered_name and (version == self.scorer.version or by_time)
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -144,11 +162,10 @@ def coverage_statement(
         condition = condition_of(scorer.filter, prefix=f"f{number}_")
         names = {f"name{number}": scorer.registered_name, f"version{number}": scorer.version}
         parameters |= {**names, **condition.parameters}
-        # Times of assessments may be whole seconds; 0 is: no assessment without a version counts.
-        since = question.registered_at_ms // 1000 * 1000
         asked.append(
             f"SELECT {number} AS n, :name{number} AS scorer, :version{number} AS version, "
-            f"CAST({since} AS BIGINT) AS since_ms, CAST({int(question.until_ms)} AS BIGINT) AS until_ms"
+            f"CAST({question.since_ms} AS BIGINT) AS since_ms, {int(question.is_numbered)} AS numbered, "
+            f"CAST({int(question.until_ms)} AS BIGINT) AS until_ms"
         )
         is_session = scorer.level == "session"
         sessions += [str(number)] if is_session else []
@@ -161,7 +178,7 @@ def coverage_statement(
             max(coalesce(1 - s.failed, 0)) AS ok, max(coalesce(s.failed, 0)) AS bad
         FROM due AS d CROSS JOIN asked AS q LEFT JOIN scores AS s
             ON s.key = d.key AND (s.name = q.scorer OR s.source_id = q.scorer) AND (s.scorer_version = q.version
-                OR (s.scorer_version IS NULL AND q.since_ms > 0 AND s.made_ms >= q.since_ms))
+                OR ((s.scorer_version IS NULL OR q.numbered = 0) AND q.since_ms > 0 AND s.made_ms >= q.since_ms))
         WHERE CASE q.n {" ".join(taken)} END
         GROUP BY q.n, q.until_ms, CASE WHEN {by_session} THEN d.session ELSE d.key END"""  # noqa: S608
     listed = ", ".join(f"{name} AS ({query})" for name, query in relations.items())

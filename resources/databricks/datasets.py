@@ -151,12 +151,13 @@ def find(platform: Platform, name: str) -> UnityDataset | None:
     table = requests.found(f"/api/2.1/unity-catalog/tables/{part(name)}")
     if table is None:
         return None
-    shown = requests.found(f"{BASE}/datasets/{part(str(table['table_id']))}")
+    number = str(table.get("table_id") or "")
+    shown = requests.found(f"{BASE}/datasets/{part(number)}") if number else None
     if shown is None:
         raise Refused(
             f"Table {name} is no evaluation dataset: drop or rename it, or name a dataset by eval.dataset in defs.yaml."
         )
-    return UnityDataset(platform, {"name": name, "dataset_id": table["table_id"], **shown})
+    return UnityDataset(platform, {"name": name, "dataset_id": number, **shown})
 
 
 def create(platform: Platform, name: str, experiment_id: str) -> UnityDataset:

@@ -29,8 +29,13 @@ def explain_databricks(error: BaseException) -> str | None:
     code, status = _code(error), _status(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRA_MODULES:
         return f"{error.name} is not installed: {_EXTRA}."
+    if status in (429, 503) or code == "REQUEST_LIMIT_EXCEEDED":
+        return f"{where} is busy ({status or 429}) and was asked often enough; run again later."
     if isinstance(error, TimeoutError) and "timed out after" in text.lower():
         cause = error.__cause__ or error.__context__
+        if cause is not None and type(cause).__name__ in ("SSLError", "ProxyError"):
+            reason = type(cause).__name__.removesuffix("Error")
+            return f"{where} cannot be reached securely ({reason}): correct DATABRICKS_HOST, or the network's proxy."
         if cause is not None and type(cause).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout"):
             return f"{where} does not answer; correct DATABRICKS_HOST, or look at the network, then run again."
         return f"{where} kept answering that it is busy (429 or 503) until time was up; run again later."
@@ -56,6 +61,8 @@ def explain_databricks(error: BaseException) -> str | None:
         return f"{where} denies permission ({text[:300]}): run lifecycle doctor to see the GRANT that is missing."
     if code == "ENDPOINT_NOT_FOUND":
         return f"{where} does not offer this API ({text[:200]}): the region or the workspace's version lacks it."
+    if status >= 500 or type(error).__name__ in _BROKEN or (_is_rest(error) and code in ("", "INTERNAL_ERROR")):
+        return f"{where} failed inside ({text[:200]}): run again later; what was done is not done twice."
     if type(error).__name__ in ("ChunkedEncodingError", "IncompleteRead"):
         return f"{where}: the connection broke in the middle of an answer; run again, it goes on where it stopped."
     return None
@@ -73,6 +80,16 @@ def message(error: BaseException) -> str:
 
 
 _EXTRA_MODULES = ("databricks", "dagster_databricks", "dagster_pyspark", "pyspark", "sqlglot")
+
+
+_BROKEN = ("InternalError", "DataLoss", "InternalServerError", "BadGateway")
+"""Errors that say the workspace is at fault."""
+
+
+def _is_rest(error: BaseException) -> bool:
+    """Whether MLflow got this from a server; its own errors have the same code."""
+    answered = re.match(r"API request to .* failed with error code 5\d\d", str(error))
+    return type(error).__name__ == "RestException" or answered is not None
 
 
 def _code(error: BaseException) -> str:

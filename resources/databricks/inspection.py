@@ -48,7 +48,8 @@ class Inspection:
         """Everything, in order; an agent that no request is left for is named."""
         yield from clients()
         try:
-            w = open_workspace(self._platform, seconds=SECONDS)
+            with explained(self._platform.tracking_uri):
+                w = open_workspace(self._platform, seconds=SECONDS)
             me = self._ask(w.current_user.me)
         except Refused as refusal:
             yield Finding("workspace", "fail", str(refusal), "The rest of the workspace was not looked at.")
@@ -99,11 +100,15 @@ class Inspection:
             yield Finding(name, "fail", str(refusal), "Correct the field experiment, or ask for access to it.")
             place, tags = None, {}
         else:
-            there = f"is {place.experiment_id}" if place else "is made by the first run"
+            made = f"is made by the first run; folder {agent.spec.experiment.rpartition('/')[0] or '/'} must be there"
+            there = f"is {place.experiment_id}" if place else made
             yield Finding(name, "ok", f"{agent.spec.experiment} {there}")
-        yield from self._grants(agent, me, place)
-        if place is None:
-            return
+        if place is not None:
+            yield from self._set_up(w, agent, place, tags)
+        yield from self._grants(agent, me, place)  # Last: they may take all requests that are left.
+
+    def _set_up(self, w: Any, agent: Agent, place: Place, tags: dict[str, str]) -> Iterator[Finding]:
+        """What an experiment that is there needs besides grants."""
         yield location(agent, place)
         bound = place.warehouse_id
         yield Finding(

@@ -117,7 +117,8 @@ class JobDeployer(Deployer):
 
     def _failure(self, agent: Agent, run: "Run | BaseRun") -> Refused:
         """The refusal of a failed run, with the error of its first failed task where it gives one."""
-        why = (run.state.state_message if run.state else "") or _result(run)
+        ended = run.status.termination_details if run.status else None
+        why = (run.state.state_message if run.state else "") or (ended.message if ended else "") or _result(run)
         for task in run.tasks or []:
             if _result(task) not in ("SUCCESS", "") and task.run_id:
                 try:
@@ -152,7 +153,8 @@ def _is_of(run: "Run | BaseRun", given: dict[str, str]) -> bool:
 
 
 def _over(run: "Run | BaseRun") -> bool:
-    state = run.state.life_cycle_state if run.state else None
+    """Whether it has ended; the newer `status` counts where `state` is not told any more."""
+    state = run.state.life_cycle_state if run.state else run.status.state if run.status else None
     return state is not None and state.value in OVER
 
 
@@ -161,8 +163,8 @@ def _succeeded(run: "Run | BaseRun") -> bool:
 
 
 def _result(run: "Run | BaseRun | RunTask") -> str:
-    state = run.state
-    result = (state.result_state or state.life_cycle_state) if state else None
+    state, ended = run.state, run.status.termination_details if run.status else None
+    result = (state.result_state or state.life_cycle_state) if state else ended.code if ended else None
     return result.value if result else ""
 
 

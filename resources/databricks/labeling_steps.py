@@ -8,11 +8,13 @@ trace is claimed by its tag before it is added. A write whose answer was lost is
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import LabelSchema
+from resources.databricks.busy import pause_of
 from resources.databricks.faults import message
 from resources.databricks.labeling_items import SOURCE_TAG, LabelingItems
 from resources.databricks.trace_store import SOURCE_RUN, DatabricksTraceStore
@@ -21,8 +23,9 @@ from resources.labeling_desk import ADDING, QUEUED_TAG
 from resources.mlflow_store import open_client, open_mlflow
 from resources.platform import Platform
 
-_TRIES = 3
+_TRIES = 5
 _CHUNK = 50  # Traces with their spans in memory, and items of one request.
+_AGAIN = (409, 429, 500, 502, 503, 504)
 _SETTINGS = {
     "MLFLOW_TRACE_SAMPLING_RATIO": "1",  # A copy that is sampled away would be an item without a trace.
 }
@@ -199,11 +202,17 @@ def _tries() -> list[bool]:
 
 
 def _lost(error: Exception) -> bool:
-    """Whether the request may have been done although no answer came, or another process was faster."""
+    """Whether to look again: the request may have been done although no answer came, or another was faster.
+
+    A workspace that is busy is waited for.
+    """
     import requests
 
     if isinstance(error, requests.HTTPError):
-        return error.response is not None and error.response.status_code == 409
+        again = error.response is not None and error.response.status_code in _AGAIN
+        if again and error.response.status_code != 409:
+            time.sleep(pause_of(error))
+        return again
     return isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError | requests.Timeout)
 
 

@@ -96,7 +96,7 @@ def _scheduled(entry: Mapping[str, Any]) -> Scheduled:
         name=entry["name"],
         sample_rate=float(entry.get("sample_rate") or 0.0),
         filter=entry.get("filter_string") or "",
-        version=version if isinstance(version, int) and not isinstance(version, bool) else None,
+        version=int(str(version)) if str(version).isdecimal() else None,
         serialized=entry.get("serialized_scorer") or json.dumps({}),
         raw=entry,
     )

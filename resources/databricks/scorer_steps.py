@@ -18,6 +18,7 @@ from typing import Any
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
 from lifecycle_assets.spec_file import Agent
+from resources.databricks.busy import when_free
 from resources.databricks.faults import message
 from resources.databricks.scheduled_scorers import (
     Scheduled,
@@ -226,6 +227,6 @@ def _set_cadence(agent: Agent, experiment: str) -> None:
         return
     from databricks.agents.scorers import get_monitoring_configuration, set_monitoring_configuration
 
-    if get_monitoring_configuration(experiment_id=experiment).frequency_minutes != minutes:
+    if when_free(lambda: get_monitoring_configuration(experiment_id=experiment)).frequency_minutes != minutes:
         print(f"progress: production monitoring runs every {minutes} minutes", flush=True)
-        set_monitoring_configuration(experiment_id=experiment, frequency_minutes=minutes)
+        when_free(lambda: set_monitoring_configuration(experiment_id=experiment, frequency_minutes=minutes))

@@ -20,6 +20,7 @@ from resources.databricks.filter_sql import split_judged
 from resources.databricks.trace_place import place_of
 from resources.databricks.warehouse import require_warehouse
 from resources.explain import explained
+from resources.run_marks import EVALUATION
 from resources.trace_store import FINISHED, MlflowTraceStore, TraceInfo, as_info
 
 SOURCE_RUN = "mlflow.sourceRun"
@@ -54,7 +55,7 @@ class DatabricksTraceStore(MlflowTraceStore):
         with explained(self._platform.tracking_uri):
             for clause in mine:
                 for info in self._newest_first(experiment, [FINISHED, clause] if clause else [FINISHED]):
-                    if self._is_production(info):
+                    if self._is_production(info) and not self._left_by_evaluation(info):
                         return as_info(info)
         return None
 
@@ -79,6 +80,13 @@ class DatabricksTraceStore(MlflowTraceStore):
 
     def _is_production(self, info: Any) -> bool:
         return not (info.trace_metadata or {}).get(SOURCE_RUN)
+
+    def _left_by_evaluation(self, info: Any) -> bool:
+        """Whether a killed evaluation left it: its spans came, what is said of a trace did not."""
+        if info.trace_metadata or not _catalog_place(info.trace_id):
+            return False
+        spans = [span for trace in self._read_page([info.trace_id]) for span in trace.data.spans]
+        return any(EVALUATION in (span.attributes or {}) for span in spans)
 
     def _read_page(self, trace_ids: Sequence[str]) -> list[Any]:
         places: dict[str, list[str]] = defaultdict(list)

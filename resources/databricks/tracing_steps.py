@@ -74,7 +74,9 @@ def _link(platform: Platform, request: Mapping[str, Any], warehouse: str) -> Non
             location = UnityCatalog(catalog, schema, request["prefix"])
             mlflow.set_experiment(experiment_id=request["experiment_id"], trace_location=location)
         except MlflowException as error:
-            if _code(error) != "ENDPOINT_NOT_FOUND" and "No API found" not in str(error):
+            # A gateway in between says "Not Found" without a code of Databricks.
+            unknown = "No API found" in str(error) or str(error).endswith("Not Found")
+            if _code(error) != "ENDPOINT_NOT_FOUND" and not unknown:
                 raise
             _say("this workspace has no trace location by table prefix: taking the one by schema")
             mlflow.tracing.set_experiment_trace_location(

@@ -35,11 +35,19 @@ def require_warehouse(platform: Platform, *, seconds: float = _IN_A_TICK) -> str
     if time.monotonic() < _seen_running.get((platform, warehouse_id), 0.0):
         return warehouse_id
     warehouses = open_workspace(platform).warehouses
+    from databricks.sdk.errors import NotFound
+
     asked_to_start = False
 
     def running() -> bool | None:
         nonlocal asked_to_start
-        state = warehouses.get(warehouse_id).state
+        try:
+            state = warehouses.get(warehouse_id).state
+        except NotFound:
+            raise Refused(
+                f"DATABRICKS_WAREHOUSE_ID is '{warehouse_id[:60]}', and the workspace has no such SQL warehouse; set "
+                "it to the id in the warehouse's connection details."
+            ) from None
         if state is not None and state.value == "RUNNING":
             return True
         if state is not None and state.value == "STOPPED" and not asked_to_start:

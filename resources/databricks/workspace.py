@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 from lifecycle_assets.refused import Refused
+from resources.databricks.faults import message
 from resources.platform import Platform
 from resources.worker import Progress
 
@@ -53,7 +54,7 @@ def open_workspace(platform: Platform, *, seconds: float = REQUEST_SECONDS) -> "
         )
         return WorkspaceClient(config=config)
     except ValueError as error:
-        reason = str(error).partition("\n")[0][:200]
+        reason = message(error)[:200]
         raise Refused(
             f"No Databricks workspace can be reached with this environment ({reason}): set DATABRICKS_HOST and sign in "
             "(databricks auth login), or name a profile by MLFLOW_TRACKING_URI=databricks://PROFILE."

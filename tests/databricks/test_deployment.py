@@ -298,8 +298,12 @@ def test_another_file_than_an_app_yaml_is_refused(text: str) -> None:
         render(text, [{"name": "A", "value": "b"}])
 
 
-def test_a_job_is_run_once_for_a_hand_off(workspace: Workspace, deployer: DatabricksDeployer, declare: Declare) -> None:
+@pytest.mark.parametrize("older", [True, False])
+def test_a_job_is_run_once_for_a_hand_off(
+    workspace: Workspace, deployer: DatabricksDeployer, declare: Declare, older: bool
+) -> None:
     jobs, agent = workspace[Jobs], declare(JOB, parameters={"region": "eu"})
+    jobs.tells_state = older
     with pytest.raises(Refused, match="no job is named 'deploy tiny': write the job's id"):
         deployer.hand_off(agent, version="1", model_id="m-1")
     job_id = jobs.add_job({"name": "deploy tiny", "parameters": [{"name": "dry", "default": "no"}]})
@@ -330,10 +334,12 @@ def test_a_job_is_run_once_for_a_hand_off(workspace: Workspace, deployer: Databr
     assert len(jobs.runs) == 3
 
 
+@pytest.mark.parametrize("older", [True, False])
 def test_a_failed_run_is_told_and_tried_again(
-    workspace: Workspace, deployer: DatabricksDeployer, declare: Declare
+    workspace: Workspace, deployer: DatabricksDeployer, declare: Declare, older: bool
 ) -> None:
     jobs, agent = workspace[Jobs], declare(JOB)
+    jobs.tells_state = older
     script = workspace[Files].root / "Volumes" / "main" / "agents" / "code" / "deploy.py"
     script.parent.mkdir(parents=True)
     script.write_text("raise SystemExit('quota exceeded')")

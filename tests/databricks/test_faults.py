@@ -71,5 +71,12 @@ def test_a_long_retry_after_is_not_slept(databricks: Platform, workspace: Worksp
     open_workspace.cache_clear()
 
 
+def test_the_folder_of_an_experiment_must_be_there(databricks: Platform, workspace: Workspace) -> None:
+    why = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Parent directory /agents does not exist."}
+    workspace.fail("POST .*/experiments/create", status=404, **why)
+    said = refusal_of_mlflow(databricks, "/agents/tiny")
+    assert "has no folder /agents; make it (databricks workspace mkdirs /agents)" in said
+
+
 def test_an_experiment_must_be_an_absolute_path(databricks: Platform) -> None:
     assert "is not an absolute path" in refusal_of_mlflow(databricks, "docs agent")

@@ -6,6 +6,7 @@ Not here: what holds on every platform (`tests/resources/test_model_registry.py`
 """
 
 import copy
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -289,6 +290,8 @@ def test_an_evaluation_is_evidence_about_the_logged_model(
     metrics = {metric["key"]: metric["value"] for metric in workspace[LoggedModels].model(model_id)["metrics"]}
     assert (metrics["shouted/mean"], metrics["length/error_rate"]) == (1.0, 0.0)
     traces = workspace[Traces].all(candidate.model.experiment_id)
+    marked = [span["attributes"]["lifecycle.eval_run_id"] for trace in traces for span in trace["spans"]]
+    assert set(marked) == {json.dumps(done.run_id)}, "killed half-way, a trace would be known by its spans"
     assert len(traces) == dataset.rows
     assert {len(trace["info"]["assessments"]) for trace in traces} == {2}
     assert workspace[AgentEvents].events

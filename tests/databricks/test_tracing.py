@@ -75,8 +75,9 @@ def test_linked_once(databricks: Platform, workspace: Workspace, agent: Agent) -
     assert DatabricksTracing(databricks).destination(agent) == "", "mlflow follows the experiment's link by itself"
 
 
+@pytest.mark.parametrize("code", ["ENDPOINT_NOT_FOUND", ""])
 def test_an_older_workspace(
-    databricks: Platform, workspace: Workspace, agent: Agent, monkeypatch: pytest.MonkeyPatch
+    databricks: Platform, workspace: Workspace, agent: Agent, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     """Without locations by table prefix the schema is taken, and applications are told of it.
 
@@ -84,6 +85,7 @@ def test_an_older_workspace(
     """
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
     workspace[TraceLocations].by_prefix = False
+    workspace.fail("POST /api/5.0/", status=404, error_code=code, message="Not Found", times=5)
     answer = settle(databricks, agent)
     assert (answer["path"], answer["linked"]) == ("main.agents", True)
     assert answer["tables"][0] == "main.agents.mlflow_experiment_trace_otel_spans"

@@ -23,5 +23,14 @@ def test_results_and_errors_pass_through() -> None:
         raise Refused("no")
 
     assert bounded(lambda x: x + 1)(1) == 2
-    with pytest.raises(Refused, match=r"^no$"):
+    with pytest.raises(Refused, match=r"^no$") as refused:
         bounded(refuse)()
+    assert refused.value.__cause__ is None, "a sentence, without the trace of what led to it"
+
+
+def test_a_known_fault_is_a_sentence() -> None:
+    def locked() -> None:
+        raise OSError("database is locked")
+
+    with pytest.raises(Refused, match="locked by another process"):
+        bounded(locked)()

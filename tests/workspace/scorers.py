@@ -5,7 +5,8 @@ Add here: a further setting of production monitoring.
 Not here: running the scorers (`monitoring_job.py`).
 
 The list is written as a whole: whoever patches it decides every entry. What the real server alone knows is a switch:
-`versioned` (it numbers definitions), `tells_backfill_job` (a monitor names its running backfill).
+`versioned` (it numbers definitions), `numbers_as_text` (as JSON text, as a 64-bit number is sent),
+`tells_backfill_job` (a monitor names its running backfill).
 """
 
 import base64
@@ -35,6 +36,7 @@ class Scorers:
         self.minutes: dict[str, int] = {}
         self.backfill_jobs: dict[str, str] = {}
         self.versioned = True
+        self.numbers_as_text = False
         self.tells_backfill_job = True
         self.after_patch: Callable[[str], None] | None = None
 
@@ -155,6 +157,8 @@ class Scorers:
     def _shown(self, experiment: str, scorers: list[dict[str, Any]]) -> dict[str, Any]:
         hidden = () if self.versioned else ("scorer_version",)
         shown = [{key: value for key, value in one.items() if key not in hidden} for one in scorers]
+        for one in shown if self.numbers_as_text and self.versioned else ():
+            one["scorer_version"] = str(one["scorer_version"])
         return {"experiment_id": experiment, "scheduled_scorers": {"scorers": shown}}
 
     def _versioned(self, experiment: str, scorer: dict[str, Any]) -> dict[str, Any]:
