@@ -26,8 +26,8 @@ from lifecycle_assets.release.promotion import CHAMPION
 from lifecycle_assets.review.assets import sessions_of
 from lifecycle_assets.spec_file import DEFS_FOLDER, Agent, read_agent
 from lifecycle_assets.spec_runtime import Compute
-from resources.databricks.runtime import enter_job
-from resources.databricks.volume import read_json, volume_path, write_json
+from resources.databricks.compute.runtime import enter_job
+from resources.databricks.compute.volume import read_json, volume_path, write_json
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.gateways import GATEWAYS

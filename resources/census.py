@@ -60,7 +60,7 @@ def count(platform: Platform, agent: Agent) -> Census:
 def _location(platform: Platform, agent: Agent, experiment: str) -> str:
     if not platform.is_databricks:
         return experiment
-    from resources.databricks.trace_place import place_of
+    from resources.databricks.tracing.trace_place import place_of
 
     return place_of(platform, agent.spec.experiment).location
 

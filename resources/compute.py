@@ -2,7 +2,7 @@
 
 Lives here: the gateway `Compute`, and its local implementation: this process.
 Add here: what a place to run a step has to be told.
-Not here: the steps (`lifecycle_assets/monitoring/steps.py`), jobs of a workspace (`resources/databricks/compute.py`).
+Not here: the steps (`lifecycle_assets/monitoring/steps.py`), jobs of a workspace (`databricks/compute/compute.py`).
 """
 
 from abc import ABC, abstractmethod

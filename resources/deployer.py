@@ -3,7 +3,7 @@
 Lives here: what is handed over, the file the local runtime reads, and the environment every runtime must set.
 Add here: a variable of the runtime; a target, with its fields in `lifecycle_assets/spec_runtime.py`.
 Not here: serving (`lifecycle serve`), proof of what runs (it is read from the traces), the runtimes of a workspace
-(`resources/databricks/deployer.py`).
+(`resources/databricks/deployment/deployer.py`).
 """
 
 import json
@@ -52,7 +52,7 @@ def variables(agent: Agent, platform: Platform, *, model_id: str, runtime: Runti
         if not _may_hold_secret(platform.tracking_uri):
             env["MLFLOW_TRACKING_URI"] = platform.tracking_uri
     if platform.is_databricks:
-        from resources.databricks.tracing import DatabricksTracing
+        from resources.databricks.tracing.tracing import DatabricksTracing
 
         env["MLFLOW_EXPERIMENT_ID"] = experiment_id(platform, agent.spec.experiment)
         destination = DatabricksTracing(platform).destination(agent)

@@ -3,7 +3,7 @@
 Lives here: comparing the declared rows with the records MLflow holds, and writing the difference; both platforms.
 Add here: a further origin of records.
 Not here: reading the file (`lifecycle_assets/spec_file.py`), a record as a row (`dataset_rows.py`), evaluating
-(`evaluation_steps.py`), records in Unity Catalog (`resources/databricks/datasets.py`).
+(`evaluation_steps.py`), records in Unity Catalog (`resources/databricks/evaluation/datasets.py`).
 
 A record that comes from the file keeps the file's own expectations in its source, so that what differs from them is
 known to be a reviewer's and survives every change of the file. MLflow merges expectations but never removes one, and
@@ -41,7 +41,7 @@ def find_dataset(platform: Platform, name: str, experiment_id: str | None = None
     Locally of that experiment, when given, and the oldest if there are several; on Databricks a name is a table's.
     """
     if platform.is_databricks:
-        from resources.databricks.datasets import find
+        from resources.databricks.evaluation.datasets import find
 
         return find(platform, name)
     open_mlflow(platform)
@@ -59,7 +59,7 @@ def find_dataset(platform: Platform, name: str, experiment_id: str | None = None
 def create_dataset(platform: Platform, name: str, experiment_id: str, agent: str) -> Any:
     """A new, empty dataset."""
     if platform.is_databricks:
-        from resources.databricks.datasets import create
+        from resources.databricks.evaluation.datasets import create
 
         return create(platform, name, experiment_id)
     open_mlflow(platform)
@@ -74,7 +74,7 @@ def dataset_to_evaluate(platform: Platform, asked: DatasetRecord) -> Any:
     Raises `Refused` when they are not those asked for.
     """
     if platform.is_databricks:
-        from resources.databricks.datasets import to_evaluate
+        from resources.databricks.evaluation.datasets import to_evaluate
 
         dataset = to_evaluate(platform, asked.name, asked.digest)
     else:

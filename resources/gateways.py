@@ -31,7 +31,7 @@ class ArchiveResource(dg.ConfigurableResource):
         """Opens nothing yet: the tables are opened at each write."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.archive import WarehouseArchive
+            from resources.databricks.archive.archive import WarehouseArchive
 
             return WarehouseArchive(platform)
         return DeltaArchive(platform)
@@ -44,7 +44,7 @@ class ComputeResource(dg.ConfigurableResource):
         """Opens nothing yet: a workspace is asked when a step has to run there."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.compute import DatabricksCompute
+            from resources.databricks.compute.compute import DatabricksCompute
 
             return DatabricksCompute(platform)
         return LocalCompute()
@@ -57,7 +57,7 @@ class DeployerResource(dg.ConfigurableResource):
         """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.deployer import DatabricksDeployer
+            from resources.databricks.deployment.deployer import DatabricksDeployer
 
             return DatabricksDeployer(platform)
         return LocalDeployer(platform)
@@ -70,7 +70,7 @@ class LabelingDeskResource(dg.ConfigurableResource):
         """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.labeling_desk import DatabricksLabelingDesk
+            from resources.databricks.labeling.labeling_desk import DatabricksLabelingDesk
 
             return DatabricksLabelingDesk(platform)
         return MlflowLabelingDesk(platform)
@@ -83,7 +83,7 @@ class EvaluatorResource(dg.ConfigurableResource):
         """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.evaluator import DatabricksEvaluator
+            from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 
             return DatabricksEvaluator(platform)
         return MlflowEvaluator(platform)
@@ -96,7 +96,7 @@ class ModelRegistryResource(dg.ConfigurableResource):
         """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.model_registry import UnityModelRegistry
+            from resources.databricks.registry.model_registry import UnityModelRegistry
 
             return UnityModelRegistry(platform)
         return MlflowModelRegistry(platform)
@@ -109,7 +109,7 @@ class ScorerRegistryResource(dg.ConfigurableResource):
         """Opens nothing yet: MLflow is imported at the first question."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.scorer_registry import DatabricksScorerRegistry
+            from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistry
 
             return DatabricksScorerRegistry(platform)
         return MlflowScorerRegistry(platform)
@@ -122,7 +122,7 @@ class ScoringResource(dg.ConfigurableResource):
         """Opens nothing yet: MLflow is imported at the first day."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.scoring import DatabricksScoring
+            from resources.databricks.scoring.scoring import DatabricksScoring
 
             return DatabricksScoring(platform)
         return LocalScoring(MlflowTraceStore(platform), MlflowScorerRegistry(platform))
@@ -135,7 +135,7 @@ class SqlEngineResource(dg.ConfigurableResource):
         """Opens nothing yet: the tables are opened at each query."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.sql_engine import WarehouseSqlEngine
+            from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 
             return WarehouseSqlEngine(platform)
         return DuckDbEngine(platform)
@@ -148,7 +148,7 @@ class TraceStoreResource(dg.ConfigurableResource):
         """Opens nothing yet: MLflow is imported at the first question."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.trace_store import DatabricksTraceStore
+            from resources.databricks.tracing.trace_store import DatabricksTraceStore
 
             return DatabricksTraceStore(platform)
         return MlflowTraceStore(platform)
@@ -161,7 +161,7 @@ class TracingResource(dg.ConfigurableResource):
         """One gateway a run."""
         platform = Platform.from_env()
         if platform.is_databricks:
-            from resources.databricks.tracing import DatabricksTracing
+            from resources.databricks.tracing.tracing import DatabricksTracing
 
             return DatabricksTracing(platform)
         return LocalTracing(platform)

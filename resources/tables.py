@@ -4,7 +4,7 @@ Lives here: the contract that users' queries rest on, said once for Delta and fo
 Add here: a table, a column (at the end, so that older files stay readable) or a view.
 Not here: writing (`archive.py`), querying (`sql_engine.py`).
 
-A view reads tables by their unprefixed names, in SQL that DuckDB and, through `resources/databricks/dialect.py`,
+A view reads tables by their unprefixed names, in SQL that DuckDB and, through `resources/databricks/sql/dialect.py`,
 Databricks answer alike. It has no WITH: the user's query around it may use any name. `judge_cost` also reads
 `scorer_costs(name, cost_per_call)`, which the engine fills with what it was given: a scorer nobody stated a price for
 costs 0.

@@ -47,6 +47,13 @@ class Tracing(ABC):
         """What an application sets as MLFLOW_TRACING_DESTINATION; empty when traces go to the experiment."""
 
     @abstractmethod
+    def missing_grants(self, agent: Agent) -> list[str] | None:
+        """GRANT statements for what the agent's graph needs and this principal lacks; None where nothing is granted.
+
+        Changes nothing. Raises `Refused` when grants cannot be read.
+        """
+
+    @abstractmethod
     def otlp_environment(self, agent: Agent) -> dict[str, str]:
         """Variables with which an OpenTelemetry SDK anywhere sends its spans to the agent's place.
 
@@ -69,6 +76,10 @@ class LocalTracing(Tracing):
     def destination(self, agent: Agent) -> str:
         """No destination: the experiment is named by MLFLOW_EXPERIMENT_NAME."""
         return ""
+
+    def missing_grants(self, agent: Agent) -> list[str] | None:
+        """Nobody grants anything on a laptop."""
+        return None
 
     def otlp_environment(self, agent: Agent) -> dict[str, str]:
         """None: applications use MLflow's tracing."""

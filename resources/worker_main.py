@@ -21,11 +21,11 @@ ACTIONS = {
     "predict": "resources.model_steps",
     "evaluate": "resources.evaluation_steps",
     "try_scorers": "resources.scorer_steps",
-    "open_labeling": "resources.databricks.labeling_steps",
-    "settle_traces": "resources.databricks.tracing_steps",
-    "register_scorers": "resources.databricks.scorer_steps",
-    "ask_backfill": "resources.databricks.backfill_steps",
-    "enable_archival": "resources.databricks.archival_steps",
+    "open_labeling": "resources.databricks.labeling.labeling_steps",
+    "settle_traces": "resources.databricks.tracing.tracing_steps",
+    "register_scorers": "resources.databricks.scoring.scorer_steps",
+    "ask_backfill": "resources.databricks.scoring.backfill_steps",
+    "enable_archival": "resources.databricks.archive.archival_steps",
 }
 """Action to the module whose function of that name takes the request and returns the answer."""
 

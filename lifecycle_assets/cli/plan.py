@@ -213,6 +213,11 @@ def _tables(agent: Agent, sources: Sources) -> list[Difference]:
 
 
 def _grants(agent: Agent, sources: Sources) -> list[Difference]:
+    missing = sources.tracing.missing_grants(agent)
+    if missing:
+        return [Difference("grants", "missing", f"An owner has to run: {statement}") for statement in missing]
+    if missing is not None:
+        return [Difference("grants", UNCHANGED, "Every grant that is needed is held.")]
     count = len(agent.spec.agent.resources)
     text = f"The platform '{sources.platform.name}' grants nothing; {count} declared resources are noted on the model."
     return [Difference("grants", UNCHANGED, text)]

@@ -34,6 +34,7 @@ from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
 from resources.sql_engine import SqlEngine
 from resources.trace_store import TraceStore
+from resources.tracing import Tracing
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -104,6 +105,11 @@ class Sources:
     def traces(self) -> TraceStore:
         """Live traces."""
         return self._gateway("traces")
+
+    @property
+    def tracing(self) -> Tracing:
+        """Where traces are kept, and the grants."""
+        return self._gateway("tracing")
 
     @property
     def desk(self) -> LabelingDesk:

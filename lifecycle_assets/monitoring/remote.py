@@ -2,7 +2,7 @@
 
 Lives here: opening Dagster Pipes, running the step with the workspace's gateways, saying what came of it.
 Add here: nothing; a step goes into `steps.py`.
-Not here: who starts this (`resources/databricks/compute.py`).
+Not here: who starts this (`resources/databricks/compute/compute.py`).
 
 Everything is said in one custom message, because a check reported by Pipes has no description, and an outcome that
 travels whole becomes the same materialization here and there.
@@ -24,7 +24,7 @@ from dagster_pipes import (
 from lifecycle_assets.monitoring.steps import GATEWAYS_OF, STEPS, DayStep
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import DEFS_FOLDER, read_agent
-from resources.databricks.runtime import enter_job
+from resources.databricks.compute.runtime import enter_job
 from resources.explain import explained
 from resources.gateways import GATEWAYS
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.faults import message
-from resources.databricks.statements import ticked
-from resources.databricks.trace_grants import Grant, trace_grants
+from resources.databricks.sql.statements import ticked
+from resources.databricks.tracing.trace_grants import Grant, trace_grants
 from resources.databricks.workspace import open_workspace
 from resources.platform import Platform
 from resources.tables import TABLES

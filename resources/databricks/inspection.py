@@ -13,11 +13,11 @@ from lifecycle_assets.finding import Finding
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
 from lifecycle_assets.spec_file import Agent
+from resources.databricks.archive.trace_source import ARCHIVAL
+from resources.databricks.deployment.serving import endpoint_name
 from resources.databricks.faults import workspace_name
 from resources.databricks.grants import missing_grants, needed_grants
-from resources.databricks.serving import endpoint_name
-from resources.databricks.trace_place import Place, place_from
-from resources.databricks.trace_source import ARCHIVAL
+from resources.databricks.tracing.trace_place import Place, place_from
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.platform import Platform

@@ -12,8 +12,8 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.archive import WarehouseArchive
-from resources.databricks.redaction_sql import CONSTANTS, Redactor, java_pattern, java_replacement
+from resources.databricks.archive.archive import WarehouseArchive
+from resources.databricks.archive.redaction_sql import CONSTANTS, Redactor, java_pattern, java_replacement
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.redaction import Text

@@ -18,11 +18,11 @@ from lifecycle_assets.cli.main import main
 from lifecycle_assets.home import prepare_home
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import read_agent
-from resources.databricks.archive import WarehouseArchive
+from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.inspection import Inspection
-from resources.databricks.trace_store import DatabricksTraceStore
-from resources.databricks.tracing import DatabricksTracing
-from resources.databricks.warehouse import require_warehouse
+from resources.databricks.sql.warehouse import require_warehouse
+from resources.databricks.tracing.trace_store import DatabricksTraceStore
+from resources.databricks.tracing.tracing import DatabricksTracing
 from resources.explain import explained
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform

@@ -22,9 +22,9 @@ from lifecycle_assets.periodic import here, run_job
 from lifecycle_assets.records import ScorersRecord, SessionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.compute import _outcome
-from resources.databricks.step_job import StepJob, cancelling, failure, follow, run_of_name, submit
-from resources.databricks.volume import ensure_volume, upload_once
+from resources.databricks.compute.compute import _outcome
+from resources.databricks.compute.step_job import StepJob, cancelling, failure, follow, run_of_name, submit
+from resources.databricks.compute.volume import ensure_volume, upload_once
 from resources.databricks.workspace import open_workspace
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform

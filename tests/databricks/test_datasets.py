@@ -9,8 +9,8 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.datasets import find
-from resources.databricks.evaluator import DatabricksEvaluator
+from resources.databricks.evaluation.datasets import find
+from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 from resources.dataset_rows import rows_of
 from resources.eval_dataset import dataset_to_evaluate
 from resources.evaluator import MlflowEvaluator

@@ -12,8 +12,8 @@ from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.app_yaml import items_of, render
-from resources.databricks.deployer import DatabricksDeployer
+from resources.databricks.deployment.app_yaml import items_of, render
+from resources.databricks.deployment.deployer import DatabricksDeployer
 from resources.databricks.workspace import open_workspace
 from resources.deployer import LocalDeployer
 from resources.platform import Platform

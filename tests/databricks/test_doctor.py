@@ -9,7 +9,7 @@ import pytest
 
 from lifecycle_assets.finding import Finding
 from resources.databricks.inspection import REQUESTS, Inspection
-from resources.databricks.tracing import DatabricksTracing
+from resources.databricks.tracing.tracing import DatabricksTracing
 from resources.platform import Platform
 from tests.building import make_agent
 from tests.databricks.conftest import forget_clients
@@ -52,7 +52,11 @@ def test_a_missing_grant_is_named_with_its_statement(
     held = workspace[Lake].privileges
     held.unrestricted = False
     workspace[Lake].catalogs["main"]["owner"] = "somebody else"
-    found = said(databricks, make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"}))
+    agent = make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"})
+    found = said(databricks, agent)
+    statements = DatabricksTracing(databricks).missing_grants(agent)
+    assert statements is not None
+    assert statements[0].startswith("GRANT USE CATALOG ON CATALOG `main` TO"), "plan shows the same"
     missing = [one for one in found["tiny grants"] if one.state == "fail"]
     assert any("GRANT USE CATALOG ON CATALOG `main` TO" in one.remedy for one in missing), found["tiny grants"]
 

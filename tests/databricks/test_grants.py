@@ -9,7 +9,7 @@ import pytest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.grants import missing_grants, needed_grants
-from resources.databricks.trace_grants import Grant, ensure_grants
+from resources.databricks.tracing.trace_grants import Grant, ensure_grants
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.platform import Platform

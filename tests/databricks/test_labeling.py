@@ -10,11 +10,12 @@ import pytest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review.labels import completions, dataset_records
 from lifecycle_assets.spec_file import Agent
-from resources.databricks import labeling_desk, labeling_items, managed_evals
-from resources.databricks.evaluator import DatabricksEvaluator
-from resources.databricks.labeling_desk import DatabricksLabelingDesk
-from resources.databricks.labeling_items import SOURCE_TAG
-from resources.databricks.labeling_steps import open_labeling
+from resources.databricks import managed_evals
+from resources.databricks.evaluation.evaluator import DatabricksEvaluator
+from resources.databricks.labeling import labeling_desk, labeling_items
+from resources.databricks.labeling.labeling_desk import DatabricksLabelingDesk
+from resources.databricks.labeling.labeling_items import SOURCE_TAG
+from resources.databricks.labeling.labeling_steps import open_labeling
 from resources.labeling_desk import QUEUED_TAG
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform

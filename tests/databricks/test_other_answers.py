@@ -9,10 +9,10 @@ import duckdb
 import pytest
 
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.backfill_steps import ask_backfill
-from resources.databricks.labeling_desk import DatabricksLabelingDesk
-from resources.databricks.rows_sql import append_row, create, replace_rows
-from resources.databricks.scheduled_scorers import scheduled_scorers
+from resources.databricks.archive.rows_sql import append_row, create, replace_rows
+from resources.databricks.labeling.labeling_desk import DatabricksLabelingDesk
+from resources.databricks.scoring.backfill_steps import ask_backfill
+from resources.databricks.scoring.scheduled_scorers import scheduled_scorers
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.databricks.test_labeling import Opened, agent, opened, traces

@@ -1,6 +1,6 @@
 """Candidate and release in a workspace: logging, evaluating, registering in Unity Catalog, aliases, loading back.
 
-Lives here: promises of `resources/databricks/model_registry.py`, and of the workers that log and evaluate.
+Lives here: promises of `resources/databricks/registry/model_registry.py`, and of the workers that log and evaluate.
 Add here: an answer of the registry that must not lead to a second version, or to none.
 Not here: what holds on every platform (`tests/resources/test_model_registry.py`), datasets (`test_datasets.py`).
 """
@@ -18,9 +18,9 @@ import pytest
 from lifecycle_assets.records import SourceRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks import model_registry
-from resources.databricks.evaluator import DatabricksEvaluator
-from resources.databricks.model_registry import UnityModelRegistry
+from resources.databricks.evaluation.evaluator import DatabricksEvaluator
+from resources.databricks.registry import model_registry
+from resources.databricks.registry.model_registry import UnityModelRegistry
 from resources.evaluation_steps import stored_traces
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_registry import LoggedModel, RegisteredVersion

@@ -9,8 +9,8 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks.scorer_registry import DatabricksScorerRegistry
-from resources.databricks.scorer_steps import register_scorers
+from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistry
+from resources.databricks.scoring.scorer_steps import register_scorers
 from resources.mlflow_store import experiment_id
 from resources.model_steps import agent_request
 from resources.platform import Platform

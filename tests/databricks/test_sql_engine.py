@@ -14,9 +14,9 @@ from lifecycle_assets.release.promotion import last_move
 from lifecycle_assets.review import assets as review
 from lifecycle_assets.review import choosing
 from resources.archive import DeltaArchive
-from resources.databricks.dialect import TYPES
-from resources.databricks.sql_engine import WarehouseSqlEngine
-from resources.databricks.statements import StatementFailed, run_statement
+from resources.databricks.sql.dialect import TYPES
+from resources.databricks.sql.sql_engine import WarehouseSqlEngine
+from resources.databricks.sql.statements import StatementFailed, run_statement
 from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
 from resources.platform import Platform

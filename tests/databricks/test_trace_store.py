@@ -11,8 +11,8 @@ from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources import census
-from resources.databricks import trace_store
-from resources.databricks.trace_store import DatabricksTraceStore
+from resources.databricks.tracing import trace_store
+from resources.databricks.tracing.trace_store import DatabricksTraceStore
 from resources.feedback import FEEDBACK_NAME, send_feedback
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform

@@ -9,10 +9,10 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.databricks import tracing_steps
-from resources.databricks.trace_place import VERIFIED
-from resources.databricks.tracing import DatabricksTracing, settling_request
-from resources.databricks.tracing_steps import PROBE, settle_traces
+from resources.databricks.tracing import tracing_steps
+from resources.databricks.tracing.trace_place import VERIFIED
+from resources.databricks.tracing.tracing import DatabricksTracing, settling_request
+from resources.databricks.tracing.tracing_steps import PROBE, settle_traces
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 from tests.building import make_agent
