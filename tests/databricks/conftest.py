@@ -19,13 +19,7 @@ from tests.workspace.server import client_environment, served_workspace
 def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Workspace]:
     """A workspace of its own. A request it does not know fails the test."""
     with served_workspace() as served:
-        for name in [name for name in os.environ if name.startswith(("LIFECYCLE_", "DATABRICKS_", "MLFLOW_"))]:
-            monkeypatch.delenv(name)
-        for name, value in client_environment(served).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("LIFECYCLE_HOME", str(tmp_path / "home"))
-        monkeypatch.delenv("DAGSTER_HOME", raising=False)
-        forget_clients()
+        point_clients(monkeypatch, served, tmp_path / "home")
         yield served
         forget_clients()
         assert not served.unknown, f"requests no part knows: {served.unknown}"
@@ -35,6 +29,17 @@ def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Works
 def databricks(workspace: Workspace) -> Platform:
     """The platform of the workspace."""
     return Platform.from_env()
+
+
+def point_clients(patch: pytest.MonkeyPatch, workspace: Workspace, home: Path) -> None:
+    """Have clients of this process talk to this workspace, whatever other tests left in the environment."""
+    for name in [name for name in os.environ if name.startswith(("LIFECYCLE_", "DATABRICKS_", "MLFLOW_"))]:
+        patch.delenv(name)
+    for name, value in client_environment(workspace).items():
+        patch.setenv(name, value)
+    patch.setenv("LIFECYCLE_HOME", str(home))
+    patch.delenv("DAGSTER_HOME", raising=False)
+    forget_clients()
 
 
 def forget_clients() -> None:

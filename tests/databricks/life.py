@@ -5,7 +5,6 @@ Add here: a step both platforms have. Not here: assertions (`test_parity.py`), t
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +22,9 @@ from lifecycle_assets.home import open_instance, prepare_home
 from resources.gateways import GATEWAYS
 from resources.platform import Platform
 from tests.building import LABELING, World, checks_of, day_of, make_agent, new_world, noon
-from tests.databricks.conftest import forget_clients
+from tests.databricks.conftest import forget_clients, point_clients
 from tests.workspace.app import Workspace
-from tests.workspace.server import client_environment, served_workspace
+from tests.workspace.server import served_workspace
 
 ATTRIBUTES: dict[str, Any] = {
     "experiment": "/Shared/tiny",
@@ -174,14 +173,9 @@ def _requests(seen: Seen, step: str, workspace: Workspace | None) -> Iterator[No
 def on_a_new_workspace(folder: Path) -> Seen:
     """The life against an emulated workspace of its own, with state below `folder`."""
     with served_workspace() as workspace, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("LIFECYCLE_", "DATABRICKS_", "MLFLOW_"))]:
-            patch.delenv(name)
-        for name, value in client_environment(workspace).items():
-            patch.setenv(name, value)
+        point_clients(patch, workspace, folder / "home")
         patch.setenv("LIFECYCLE_ENVIRONMENT", "prod")
-        patch.setenv("LIFECYCLE_HOME", str(folder / "home"))
         patch.setenv("DAGSTER_HOME", str(folder / "home" / "dagster"))
-        forget_clients()
         platform = Platform.from_env()
         prepare_home(platform)
         with open_instance(platform) as instance:

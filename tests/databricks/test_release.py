@@ -26,14 +26,14 @@ from resources.mlflow_store import open_client, open_mlflow
 from resources.model_registry import LoggedModel, RegisteredVersion
 from resources.platform import Platform
 from tests.building import ATTRIBUTES, make_agent
-from tests.databricks.conftest import forget_clients
+from tests.databricks.conftest import forget_clients, point_clients
 from tests.databricks.seeding import link, put_trace
 from tests.workspace.agents import AgentEvents
 from tests.workspace.app import Workspace
 from tests.workspace.artifacts import Storage
 from tests.workspace.logged_models import LoggedModels
 from tests.workspace.runs import Runs
-from tests.workspace.server import client_environment, served_workspace
+from tests.workspace.server import served_workspace
 from tests.workspace.traces import Traces
 from tests.workspace.tracking import Tracking
 from tests.workspace.unity_models import UnityModels
@@ -71,9 +71,7 @@ def candidate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Candidate]:
     code = {**ATTRIBUTES["agent"], "resources": [{"type": "serving_endpoint", "name": "judge"}]}
     agent, progress = make_agent(folder, attributes={"agent": code}), []
     with served_workspace() as workspace, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**client_environment(workspace), "LIFECYCLE_HOME": str(folder / "home")}.items():
-            patch.setenv(name, value)
-        forget_clients()
+        point_clients(patch, workspace, folder / "home")
         registry = UnityModelRegistry(Platform.from_env())
         workspace.fail("POST .*/runs/create$", kind="lost")
         workspace.fail("POST .*/mlflow/logged-models$", kind="lost")
