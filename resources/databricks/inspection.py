@@ -17,6 +17,7 @@ from resources.databricks.archive.trace_source import ARCHIVAL
 from resources.databricks.deployment.serving import endpoint_name
 from resources.databricks.faults import workspace_name
 from resources.databricks.grants import missing_grants, needed_grants
+from resources.databricks.scoring.scheduled_scorers import broken_sentence, unfit
 from resources.databricks.tracing.trace_place import Place, place_from
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
@@ -117,7 +118,7 @@ class Inspection:
             f"warehouse {bound} is bound" if bound else "no warehouse is bound to the experiment",
             "" if bound else f"Materialize {agent.name}/logged_model: it binds DATABRICKS_WAREHOUSE_ID.",
         )
-        yield self._scorers(w, agent, place.experiment_id)
+        yield from self._scorers(w, agent, place.experiment_id)
         yield self._review_app(w, agent, place.experiment_id)
         if agent.spec.tracing.location == "experiment":
             yield archival(agent, tags.get(ARCHIVAL, ""))
@@ -152,7 +153,7 @@ class Inspection:
         if not missing:
             yield Finding(name, "ok", f"{len(wanted)} are held, or wait for what does not exist yet")
 
-    def _scorers(self, w: Any, agent: Agent, experiment: str) -> Finding:
+    def _scorers(self, w: Any, agent: Agent, experiment: str) -> Iterator[Finding]:
         name = f"{agent.name} scorers"
         from databricks.sdk.errors import NotFound
 
@@ -160,16 +161,24 @@ class Inspection:
         try:
             answer = self._ask(lambda: w.api_client.do("GET", path))
         except NotFound:
-            return Finding(name, "ok", f"0 of {MAX_SCORERS}: none is registered yet")
+            yield Finding(name, "ok", f"0 of {MAX_SCORERS}: none is registered yet")
+            return
         except Refused as refusal:
-            return Finding(name, "fail", str(refusal), "Production monitoring is a preview: have it enabled.")
+            yield Finding(name, "fail", str(refusal), "Production monitoring is a preview: have it enabled.")
+            return
         scorers = (answer.get("scheduled_scorers") or {}).get("scorers") or []
         active = [one for one in scorers if float(one.get("sample_rate") or 0) > 0]
         declared, text = len(agent.spec.scorers), f"{len(active)} of {MAX_SCORERS} are active"
         if len(active) > MAX_SCORERS:
-            return Finding(name, "fail", text, "Stop scorers nobody needs.")
-        full = len(active) == MAX_SCORERS and declared > 0
-        return Finding(name, "warn" if full else "ok", text, "No further scorer can be added." if full else "")
+            yield Finding(name, "fail", text, "Stop scorers nobody needs.")
+        else:
+            full = len(active) == MAX_SCORERS and declared > 0
+            yield Finding(name, "warn" if full else "ok", text, "No further scorer can be added." if full else "")
+        for one in scorers:
+            reason = unfit(one.get("serialized_scorer") or "")
+            if reason:
+                what, _, remedy = broken_sentence(str(one.get("name")), reason, experiment).partition("; ")
+                yield Finding(name, "warn", what, remedy.partition(". ")[2])
 
     def _review_app(self, w: Any, agent: Agent, experiment: str) -> Finding:
         name, asked = f"{agent.name} labeling", {"filter": f"experiment_id={experiment}"}

@@ -10,11 +10,13 @@ import pytest
 from lifecycle_assets.finding import Finding
 from resources.databricks.inspection import REQUESTS, Inspection
 from resources.databricks.tracing.tracing import DatabricksTracing
+from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.building import make_agent
 from tests.databricks.conftest import forget_clients
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake
+from tests.workspace.scorers import Scorers
 
 READS = ("GET", "HEAD")
 
@@ -86,6 +88,19 @@ def test_many_agents_cost_no_more_requests(databricks: Platform, workspace: Work
     assert len(workspace.log) <= REQUESTS
     assert "agent_7" in found["agents"][0].text
     assert "at most 20 requests" in found["agents"][0].text
+
+
+def test_a_scorer_that_cannot_be_rebuilt_is_named(databricks: Platform, workspace: Workspace, tmp_path: Path) -> None:
+    agent = make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"})
+    DatabricksTracing(databricks).ensure(agent, progress=lambda line: None)
+    experiment = experiment_id(databricks, "/Shared/tiny")
+    entry = {"name": "of_others", "serialized_scorer": "{}", "custom": {}, "sample_rate": 1.0}
+    workspace[Scorers].put(experiment, [entry])
+    counted, named = said(databricks, agent)["tiny scorers"]
+    assert counted.text == "1 of 20 are active"
+    assert "'of_others'" in named.text
+    assert "cannot be rebuilt" in named.text
+    assert "delete_scorer(name='of_others'" in named.remedy
 
 
 def test_a_feature_that_is_not_enabled_is_said(databricks: Platform, workspace: Workspace, tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ class DaySql:
         kinds = columns(table)
         joined = " AND ".join(f"h.`{one}` = n.`{one}`" for one in KEYS[table])
         same = " AND ".join(
-            f"to_json(n.`{name}`) <=> to_json(h.`{name}`)"
+            f"to_json(n.`{name}`) IS NOT DISTINCT FROM to_json(h.`{name}`)"
             if kinds[name].startswith("MAP")
-            else f"n.`{name}` <=> h.`{name}`"
+            else f"n.`{name}` IS NOT DISTINCT FROM h.`{name}`"
             for name in names
             if name != "archived_at"
         )

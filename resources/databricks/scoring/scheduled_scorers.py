@@ -20,6 +20,16 @@ from resources.platform import Platform
 
 MAX_PAGES = 100
 
+DEFINITIONS = (
+    "builtin_scorer_class",
+    "call_source",
+    "instructions_judge_pydantic_data",
+    "memory_augmented_judge_data",
+    "third_party_scorer_data",
+    "ensemble_scorer_data",
+)
+"""Fields of MLflow's `SerializedScorer` (3.17), one of which says what the scorer does."""
+
 
 @dataclass(frozen=True)
 class Scheduled:
@@ -65,6 +75,20 @@ def rebuilt(scorer: Scheduled) -> Any:
     from mlflow.genai.scorers import Scorer
 
     return Scorer.model_validate_json(scorer.serialized)
+
+
+def unfit(serialized: str) -> str:
+    """Why a stored definition surely cannot be rebuilt, seen without running it; empty when nothing is seen.
+
+    A definition is an object with a name and one of `DEFINITIONS`, as MLflow's `SerializedScorer` wants it.
+    """
+    try:
+        stored = json.loads(serialized)
+    except ValueError:
+        return "it is not JSON"
+    if not isinstance(stored, dict) or not stored.get("name"):
+        return "it is no object with a name"
+    return "" if any(stored.get(field) for field in DEFINITIONS) else f"it holds none of {', '.join(DEFINITIONS)}"
 
 
 def broken(scorers: Iterable[Scheduled]) -> dict[str, str]:
