@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from lifecycle_assets.candidate.assets import candidate_assets
 from lifecycle_assets.jobs import agent_jobs, agent_schedules
 from lifecycle_assets.monitoring.assets import monitoring_assets
-from lifecycle_assets.release.assets import release_assets, running_version_matches_champion
+from lifecycle_assets.release.assets import release_assets
+from lifecycle_assets.release.deployment import running_version_matches_champion
 from lifecycle_assets.review.assets import review_assets
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent, parse_agent

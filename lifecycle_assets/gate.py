@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lifecycle_assets.spec import Gate, Threshold
+from lifecycle_assets.spec_release import Gate, Threshold
 
 
 @dataclass(frozen=True)

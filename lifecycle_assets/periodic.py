@@ -22,7 +22,7 @@ from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.jobs import MONITOR, days_due
 from lifecycle_assets.records import ChampionRecord, Record, ScorersRecord, SessionRecord, digest
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.promotion import CHAMPION
+from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.review.assets import sessions_of
 from lifecycle_assets.spec_file import DEFS_FOLDER, Agent, read_agent
 from lifecycle_assets.spec_runtime import Compute
@@ -125,7 +125,7 @@ def _state(agent: Agent) -> Iterator[tuple[str, Record]]:
     if not version:
         raise Refused(f"Nobody is champion of {name} yet: release {agent.name} first.")
     model = next((one.model_id for one in registry.versions(name) if one.version == version), "")
-    yield "champion_alias", ChampionRecord(name, version, model, "", "", "")
+    yield "champion_alias", ChampionRecord(name, version, model, "", "", "", "")
     held = [one.to_json() for one in GATEWAYS["scorers"].create_resource(context).registered(agent)]
     yield "registered_scorers", ScorersRecord(digest(held), model, held)
 

@@ -68,41 +68,68 @@ class ModelRecord(Record):
     git_commit: str
 
 
-NOT_EVIDENCE = ("at", "incumbent_run_id", "incumbent_model_id", "reasons")
+NOT_EVIDENCE = (
+    "at",
+    "actor",
+    "dagster_run_id",
+    "incumbent_run_id",
+    "incumbent_model_id",
+    "incumbent_rows_digest",
+    "findings",
+    "comparison",
+    "reasons",
+)
 """Fields of an evaluation's record that its evidence digest leaves out."""
 
 
 @dataclass(frozen=True)
 class EvalRecord(Record):
-    """An evaluation of one logged model on one dataset digest, with the verdict of the gate.
+    """A decision of the gate on one logged model, and all it rests on.
 
     `scorers` maps scorer name to the digest of its source; `metrics` maps `<scorer>/<aggregation>` to its value;
-    `verdict` is `passed`, `failed`, `dry_run` or `ungated`; `reasons` are sentences; `at` is UTC ISO 8601.
+    `verdict` is `passed`, `failed`, `dry_run` or `ungated`; `reasons` are sentences; `at` is when the evaluation
+    started, UTC ISO 8601. `findings` holds, for each threshold, what `gate.Finding` says, the paired comparison
+    included; `comparison` is its outcome over all metrics: `none` (nobody to compare with), `better`, `not_worse`,
+    `worse` or `unsure`. `rows_digest` names the outcomes of all rows as MLflow keeps them, `incumbent_rows_digest`
+    those of the champion. `source_digest` and `git_commit` name the code; `actor` and `dagster_run_id` who decided.
     """
 
     run_id: str
     model_id: str
+    source_digest: str
+    git_commit: str
     dataset_name: str
     dataset_digest: str
     scorers: dict[str, str]
     rows: int
+    rows_digest: str
     errors: int
     metrics: dict[str, float]
     verdict: str
     reasons: list[str]
+    findings: list[dict[str, Any]]
+    comparison: str
     incumbent_run_id: str
     incumbent_model_id: str
+    incumbent_rows_digest: str
     gate_digest: str
     at: str
+    actor: str
+    dagster_run_id: str
 
     @property
     def evidence_digest(self) -> str:
         """Names this evidence: changes when any id, number or verdict in it changes.
 
-        Not part of it: when it was taken, and the champion it was compared with, so that reading a finished
-        evaluation back after its model became champion gives the same digest.
+        Not part of it: when it was taken and by whom, and the champion it was compared with, so that reading a
+        finished evaluation back after its model became champion gives the same digest.
         """
-        about = {key: value for key, value in self.to_json().items() if key not in NOT_EVIDENCE}
+        return digest({key: value for key, value in self.to_json().items() if key not in NOT_EVIDENCE})
+
+    @property
+    def decision_digest(self) -> str:
+        """Names the whole decision, the comparison included; who took it when is left out."""
+        about = {k: v for k, v in self.to_json().items() if k not in ("at", "actor", "dagster_run_id")}
         return digest(about)
 
 
@@ -120,14 +147,42 @@ class VersionRecord(Record):
 
 @dataclass(frozen=True)
 class ChampionRecord(Record):
-    """Who is champion and who was before (empty when nobody was)."""
+    """Who is champion, who was before, and who waits for approval (each empty when nobody is)."""
 
     name: str
     version: str
     model_id: str
     previous: str
+    challenger: str
     evidence_digest: str
     promoted_at: str
+
+
+@dataclass(frozen=True)
+class AliasMove(Record):
+    """One change of aliases, written down before it is carried out.
+
+    `before` and `after` map alias to version for the aliases this is about; the empty version in `after` removes the
+    alias. `at` is UTC ISO 8601 with microseconds and names the move; `decision` is `passed`, `dry_run`, `ungated`,
+    `waiting`, `approved`, `rejected` or `rolled_back`; `reason` is one sentence of at most `REASON_CHARACTERS`.
+    `model_id`, `eval_run_id` and the digests name the evidence of the version the move is about.
+    """
+
+    at: str
+    decision: str
+    before: dict[str, str]
+    after: dict[str, str]
+    model_id: str
+    eval_run_id: str
+    evidence_digest: str
+    decision_digest: str
+    actor: str
+    reason: str
+    dagster_run_id: str
+
+
+REASON_CHARACTERS = 500
+"""Characters of a reason: a move has to fit into one parameter of an MLflow run (6000 characters)."""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,17 @@
 
 Lives here: the pydantic models of `attributes`, with every field described and bounded.
 Add here: a field when a user must decide something; give it a description and a default that is safe.
-Not here: where it runs (`spec_runtime.py`), reading files and turning errors into sentences (`spec_file.py`).
+Not here: what a release must reach (`spec_release.py`), where it runs (`spec_runtime.py`), reading files and turning
+errors into sentences (`spec_file.py`).
 """
 
-import hashlib
-from datetime import timedelta
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from lifecycle_assets.spec_base import Line, Name, Strict
+from lifecycle_assets.spec_release import AGGREGATIONS, Gate, Rollback, Shadow
 from lifecycle_assets.spec_runtime import Compute, Deployment, Tracing
-
-AGGREGATIONS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
-"""How the values of one scorer become the number of a metric `<scorer>/<aggregation>`."""
 
 MAX_SCORERS = 20
 """Scorers an experiment may hold: the limit Databricks documents for production monitoring."""
@@ -51,53 +48,6 @@ class AgentCode(Strict):
     code_paths: list[str] = Field(
         default_factory=list, description="Files and folders logged beside the agent, relative to defs.yaml."
     )
-
-
-class Threshold(Line):
-    """A line the evaluation has to reach."""
-
-    metric: str = Field(description=f"<scorer>/<aggregation>, aggregation one of {', '.join(AGGREGATIONS)}.")
-    min_rows: int = Field(default=1, ge=1, description="Rows the scorer must have given a value for.")
-    max_error_rate: float = Field(default=0.0, ge=0, le=1, description="Share of rows that may have failed, 0..1.")
-
-
-class Incumbent(Strict):
-    """How the candidate is compared with the champion on the same dataset digest and scorers."""
-
-    max_regression: float = Field(default=0.0, ge=0, description="How much worse than the champion a metric may be.")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Confidence of the comparison, 0.5..1.")
-
-
-class Gate(Strict):
-    """When an evaluation is good enough for the alias `champion`."""
-
-    mode: Literal["enforce", "dry_run", "disabled"] = Field(
-        default="enforce",
-        description="enforce blocks; dry_run records the verdict and lets through; disabled records 'ungated'.",
-    )
-    thresholds: list[Threshold] = Field(default_factory=list, description="Lines to reach, all of them.")
-    incumbent: Incumbent | None = Field(default_factory=Incumbent, description="Comparison with the champion, or null.")
-    max_age: str = Field(
-        default="30d", pattern=r"^[1-9][0-9]{0,3}[hd]$", description="How old evidence may be: 12h, 30d."
-    )
-    approval: Literal["none"] = Field(default="none", description="Whether a person must approve: none.")
-
-    @property
-    def digest(self) -> str:
-        """Names the gate: evidence that was held against another one lets nothing through."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    @property
-    def longest_age(self) -> timedelta:
-        """`max_age` as a duration."""
-        number = int(self.max_age[:-1])
-        return timedelta(hours=number) if self.max_age.endswith("h") else timedelta(days=number)
-
-    @model_validator(mode="after")
-    def _thresholds_unless_disabled(self) -> Self:
-        if self.mode != "disabled" and not self.thresholds:
-            raise ValueError("a gate without thresholds passes anything: add thresholds, or set mode: disabled")
-        return self
 
 
 class Evaluation(Strict):
@@ -259,6 +209,8 @@ class AgentSpec(Strict):
     backfill: BackfillPolicy = Field(default_factory=BackfillPolicy)
     labeling: Labeling
     deployment: Deployment = Field(default_factory=Deployment)
+    rollback: Rollback = Field(default_factory=Rollback)
+    shadow: Shadow = Field(default_factory=Shadow)
     tracing: Tracing = Field(default_factory=Tracing)
     compute: Compute = Field(default_factory=Compute)
     alerts: Alerts = Field(default_factory=Alerts)

@@ -21,8 +21,10 @@ class Strict(BaseModel):
 class Line(Strict):
     """A line a number is held against. Exactly one of `at_least` and `at_most`: the direction is declared."""
 
-    at_least: float | None = Field(default=None, description="Lowest value that is well.")
-    at_most: float | None = Field(default=None, description="Highest value that is well; for latency and cost.")
+    at_least: float | None = Field(default=None, allow_inf_nan=False, description="Lowest value that is well.")
+    at_most: float | None = Field(
+        default=None, allow_inf_nan=False, description="Highest value that is well; for latency and cost."
+    )
 
     @model_validator(mode="after")
     def _one_direction(self) -> Self:

@@ -13,7 +13,8 @@ import dagster as dg
 from lifecycle_assets.edges import latest
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.records import ScorersRecord, ScorerVersion, digest
-from lifecycle_assets.release.promotion import CHAMPION, last_move
+from lifecycle_assets.release.aliases import CHAMPION
+from lifecycle_assets.release.promotion import last_move
 from lifecycle_assets.spec_file import Agent
 from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.scorer_registry import ScorerRegistry

@@ -25,6 +25,7 @@ import yaml
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.demo.runs import QUIET
 from lifecycle_assets.home import open_instance, prepare_home
+from lifecycle_assets.records import EvalRecord
 from lifecycle_assets.spec_file import Agent, read_agent
 from resources.gateways import GATEWAYS
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
@@ -152,6 +153,35 @@ def write_agent(
 def make_agent(folder: Path, name: str = "tiny", **changes: Any) -> Agent:
     """Write an agent and read it back."""
     return read_agent(write_agent(folder, name, **changes))
+
+
+def evaluation_of(model_id: str = "m-1", **changes: Any) -> EvalRecord:
+    """The record of an evaluation that passed, with the given fields replaced."""
+    fields: dict[str, Any] = {
+        "run_id": "r",
+        "model_id": model_id,
+        "source_digest": "s",
+        "git_commit": "",
+        "dataset_name": "d",
+        "dataset_digest": "x",
+        "scorers": {},
+        "rows": 3,
+        "rows_digest": "rows",
+        "errors": 0,
+        "metrics": {},
+        "verdict": "passed",
+        "reasons": [],
+        "findings": [],
+        "comparison": "none",
+        "incumbent_run_id": "",
+        "incumbent_model_id": "",
+        "incumbent_rows_digest": "",
+        "gate_digest": "g",
+        "at": "2026-11-20T00:00:00+00:00",
+        "actor": "",
+        "dagster_run_id": "",
+    }
+    return EvalRecord(**{**fields, **changes})
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 
 from docs.make_reference import PAGE, render
 from lifecycle_assets.cli.main import COMMANDS
-from lifecycle_assets.spec import AgentSpec, Gate
+from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import dataset_rows, read_agent
+from lifecycle_assets.spec_release import Gate
 from resources.agent_faults import check_source
 from resources.scorer_source import free_names, is_stored_whole
 

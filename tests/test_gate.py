@@ -3,7 +3,7 @@
 import pytest
 
 from lifecycle_assets.gate import Evidence, Outcome, aggregate, judge, metric_value
-from lifecycle_assets.spec import Gate
+from lifecycle_assets.spec_release import Gate
 
 GATE = {"thresholds": [{"metric": "grounded/mean", "at_least": 0.8, "min_rows": 3}]}
 

@@ -4,15 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lifecycle_assets.records import EvalRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.promotion import require_evidence
-from lifecycle_assets.spec import Gate
+from lifecycle_assets.spec_release import Gate
+from tests.building import evaluation_of
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LENIENT = Gate.model_validate({"thresholds": [{"metric": "a/mean", "at_least": 0.5}]})
 STRICT = Gate.model_validate({"thresholds": [{"metric": "a/mean", "at_least": 0.95}]})
-PASSED = EvalRecord("r", "m-1", "d", "x", {}, 3, 0, {}, "passed", [], "", "", LENIENT.digest, NOW.isoformat())
+PASSED = evaluation_of(gate_digest=LENIENT.digest, at=NOW.isoformat())
 
 
 def test_evidence_that_passed_this_gate_is_enough():

@@ -11,8 +11,8 @@ import dagster as dg
 
 from lifecycle_assets.gate import Evidence, Verdict, failing_scorers, metric_value
 from lifecycle_assets.records import DatasetRecord, EvalRecord
-from lifecycle_assets.spec import AGGREGATIONS, Gate
 from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.spec_release import AGGREGATIONS, Gate
 from lifecycle_assets.text import plain, table, thresholds_plot
 from resources.evaluator import Evaluated, Evaluator
 from resources.model_registry import LoggedModel, ModelRegistry
@@ -96,6 +96,14 @@ def eval_record(
         dataset_digest=evidence.dataset_digest,
         scorers=dict(evidence.scorers),
         rows=evidence.rows,
+        rows_digest="",
+        source_digest="",
+        git_commit="",
+        findings=[],
+        comparison="none",
+        incumbent_rows_digest="",
+        actor="",
+        dagster_run_id="",
         errors=sum(1 for outcomes in evidence.outcomes.values() for outcome in outcomes if outcome.error),
         metrics=metrics,
         verdict=verdict.verdict,

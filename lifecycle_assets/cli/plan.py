@@ -17,7 +17,8 @@ from lifecycle_assets.cli.agents import one_agent
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
 from lifecycle_assets.cli.sources import Sources, guarded
 from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord, ScorerVersion, SourceRecord
-from lifecycle_assets.release.promotion import CHAMPION, last_move
+from lifecycle_assets.release.aliases import CHAMPION
+from lifecycle_assets.release.promotion import last_move
 from lifecycle_assets.spec_file import Agent, dataset_rows
 from resources.dataset_rows import canonical, rows_of
 from resources.eval_dataset import find_dataset

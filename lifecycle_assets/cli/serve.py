@@ -24,7 +24,7 @@ import click
 from lifecycle_assets.cli.agents import one_agent
 from lifecycle_assets.cli.output import Misuse, SaysNo, json_option, print_json, print_line
 from lifecycle_assets.cli.sources import Sources
-from lifecycle_assets.release.promotion import CHAMPION
+from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
 from resources.mlflow_store import SETTINGS
 from resources.platform import Platform

@@ -22,7 +22,8 @@ from lifecycle_assets.records import (
     ScoresRecord,
     SessionRecord,
 )
-from lifecycle_assets.release.promotion import CHAMPION, PREVIOUS, last_move
+from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
+from lifecycle_assets.release.promotion import last_move
 from lifecycle_assets.spec_file import Agent
 
 SESSIONS = 5

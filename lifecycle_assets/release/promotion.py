@@ -15,14 +15,13 @@ from typing import Any
 
 from lifecycle_assets.records import EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.spec import Gate
+from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
+from lifecycle_assets.spec_release import Gate
 from resources.archive import Archive
 from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.sql_engine import SqlEngine
 from resources.worker import Progress
 
-CHAMPION = "champion"
-PREVIOUS = "previous"
 PROMOTIONS = "promotions"
 LOADED_BACK = "lifecycle.loads_back"
 """Version tag: the answer of the version when it was loaded back, and with which MLflow and Python."""

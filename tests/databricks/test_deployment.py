@@ -359,7 +359,7 @@ def test_the_asset_names_runtime_page_and_environment(
 ) -> None:
     agent = declare(ENDPOINT)
     with dg.DagsterInstance.ephemeral() as instance:
-        champion = ChampionRecord("main.agents.tiny", "7", "m-7", "", "e", "2026-01-01T00:00:00+00:00")
+        champion = ChampionRecord("main.agents.tiny", "7", "m-7", "", "", "e", "2026-01-01T00:00:00+00:00")
         metadata = {RECORD_KEY: dg.MetadataValue.json(champion.to_json())}
         instance.report_runless_asset_event(dg.AssetMaterialization(["tiny", "champion_alias"], metadata=metadata))
         world = World(agent, databricks, instance)

@@ -7,11 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lifecycle_assets.records import EvalRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.promotion import require_evidence
-from lifecycle_assets.spec import Gate
-from tests.building import ATTRIBUTES, COMMIT, Released, World, checks_of, refusal
+from lifecycle_assets.spec_release import Gate
+from tests.building import ATTRIBUTES, COMMIT, Released, World, checks_of, evaluation_of, refusal
 from tests.lifecycle.dying import killer
 
 MADE = ("logged_models", "versions", "promotions", "traces", "runs")
@@ -201,7 +200,7 @@ class TestEvidence:
         now = datetime(2026, 11, 20, tzinfo=UTC)
         gate = Gate.model_validate({"thresholds": [{"metric": "a/mean", "at_least": 1}], "max_age": allowed})
         at = (now - timedelta(days=days)).isoformat()
-        evaluation = EvalRecord("r", "m-1", "d", "x", {}, 3, 0, {}, "passed", [], "", "", gate.digest, at)
+        evaluation = evaluation_of(gate_digest=gate.digest, at=at)
         if passes:
             require_evidence(evaluation, "m-1", gate, now=now)
         else:
