@@ -38,6 +38,7 @@ MODEL_ID = "lifecycle.model_id"
 EVALUATION = "lifecycle.eval_run_id"
 DATASET_DIGEST = "lifecycle.dataset_digest"
 SCORERS_DIGEST = "lifecycle.scorers_digest"
+SHADOWED = "lifecycle.shadowed_model_id"
 REFUSAL = "lifecycle.refusal"
 
 ELSEWHERE_HOURS = 6
@@ -102,7 +103,7 @@ def _worker_lives(mark: str, started_ms: int) -> bool:
     if not pid.isdigit() or int(pid) == os.getpid():
         return False
     try:
-        return "resources.worker_main" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+        return "resources.worker_source" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return False

@@ -20,6 +20,7 @@ ACTIONS = {
     "log_model": "resources.model_steps",
     "predict": "resources.model_steps",
     "evaluate": "resources.evaluation_steps",
+    "shadow": "resources.shadow_steps",
     "try_scorers": "resources.scorer_steps",
     "open_labeling": "resources.databricks.labeling.labeling_steps",
     "settle_traces": "resources.databricks.tracing.tracing_steps",
@@ -37,13 +38,16 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Serve one request from standard input; the answer file appears whole or not at all."""
-    action, answer_file = sys.argv[1], Path(sys.argv[2])
-    request = json.loads(sys.stdin.readline())
+    """Serve one request from standard input; the answer file appears whole or not at all. Never returns."""
+    asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    action, answer_file = asked["action"], Path(asked["answer"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    os.chdir(answer_file.parent)
     try:
         step = getattr(importlib.import_module(ACTIONS[action]), action)
-        outcome = {"answer": step(request)}
+        outcome = {"answer": step(asked["request"])}
     except Refused as refusal:
         outcome = {"refused": str(refusal), "check": refusal.check}
     except BaseException as error:  # noqa: BLE001 - the boundary: whatever was raised goes to the caller
@@ -54,7 +58,3 @@ def main() -> None:
     partial.rename(answer_file)
     sys.stdout.flush()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

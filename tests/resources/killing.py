@@ -51,11 +51,13 @@ def kill_when(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    source = 0
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             worker = _worker(agent, platform, step)
             if worker:
+                source = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
                 time.sleep(1.0)  # Into the step, past the start of its run.
                 return worker
             time.sleep(0.1)
@@ -63,13 +65,14 @@ def kill_when(
     finally:
         process.kill()
         process.wait()
+        assert source == 0 or worker_is_gone(source), "the source of workers outlived the process it served"
 
 
 def worker_is_gone(pid: int, seconds: float = 10) -> bool:
     """Whether the worker ends within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not Path(f"/proc/{pid}").exists() or "worker_main" not in Path(f"/proc/{pid}/cmdline").read_text():
+        if not Path(f"/proc/{pid}").exists() or "worker_source" not in Path(f"/proc/{pid}/cmdline").read_text():
             return True
         time.sleep(0.05)
     return False
