@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from lifecycle_assets.candidate.assets import candidate_assets
 from lifecycle_assets.jobs import agent_jobs, agent_schedules
 from lifecycle_assets.monitoring.assets import monitoring_assets
-from lifecycle_assets.release.assets import release_assets
+from lifecycle_assets.release.assets import points_at_gated_version, release_assets
 from lifecycle_assets.release.deployment import running_version_matches_champion
+from lifecycle_assets.release.shadow_check import shadow_check
 from lifecycle_assets.review.assets import review_assets
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent, parse_agent
@@ -68,7 +69,7 @@ def agent_definitions(agent: Agent) -> dg.Definitions:
             *monitoring_assets(agent),
             *review_assets(agent),
         ],
-        asset_checks=[running_version_matches_champion(agent)],
+        asset_checks=[points_at_gated_version(agent), running_version_matches_champion(agent), shadow_check(agent)],
         jobs=agent_jobs(agent),
         schedules=agent_schedules(agent),
         sensors=agent_sensors(agent),

@@ -34,15 +34,17 @@ def lifecycle_asset(
     checks: Mapping[str, str] | None = None,
     partitions: dg.PartitionsDefinition | None = None,
     pool: str | None = None,
-) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    skippable: bool = False,
+) -> Callable[[Callable[..., dg.MaterializeResult | None]], dg.AssetsDefinition]:
     """Declare the decorated function as the asset `<agent>/<function name>`.
 
     `deps` are names of the same agent's assets; `blocking` and `checks` map check name to its description.
     Known faults of the environment become `Refused`; a refusal that answers a check reports that check as failed
-    before the step stops, so that the asset's page shows which line was not reached.
+    before the step stops, so that the asset's page shows which line was not reached. A `skippable` one may return None:
+    it is not materialized, what depends on it in that run is not run, and nothing has failed.
     """
 
-    def decorate(fn: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
+    def decorate(fn: Callable[..., dg.MaterializeResult | None]) -> dg.AssetsDefinition:
         key = dg.AssetKey([agent, fn.__name__])  # ty: ignore[missing-attribute]
         specs = [
             dg.AssetCheckSpec(name, asset=key, blocking=blocks, description=description)
@@ -57,12 +59,13 @@ def lifecycle_asset(
             check_specs=specs,
             partitions_def=partitions,
             pool=pool,
+            output_required=not skippable,
         )(_refusing(fn, key))
 
     return decorate
 
 
-def _refusing(fn: Callable[..., dg.MaterializeResult], key: dg.AssetKey) -> Callable[..., Iterator[Any]]:
+def _refusing(fn: Callable[..., dg.MaterializeResult | None], key: dg.AssetKey) -> Callable[..., Iterator[Any]]:
     @wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
@@ -74,7 +77,8 @@ def _refusing(fn: Callable[..., dg.MaterializeResult], key: dg.AssetKey) -> Call
                     passed=False, check_name=refusal.check, asset_key=key, description=str(refusal)
                 )
             raise refusal.with_traceback(None) from None
-        yield result
+        if result is not None:
+            yield result
 
     # Dagster infers outputs from the signature: what the function returns is yielded instead.
     signature = inspect.signature(fn)
@@ -131,6 +135,21 @@ def recent_records(
     events = events or instance.fetch_observations(wanted, limit=limit).records
     found = [_record(event.event_log_entry, key, kind) for event in events]
     return [record for record in found if record is not None]
+
+
+def readable_records(
+    instance: dg.DagsterInstance, key: dg.AssetKey, kind: type[RecordT], *, limit: int
+) -> list[RecordT]:
+    """Records of the last `limit` materializations of `key`, newest first; those of other releases are left out."""
+    found = []
+    for event in instance.fetch_materializations(key, limit=limit).records:
+        try:
+            record = _record(event.event_log_entry, key, kind)
+        except Refused:
+            continue  # Of another release: what it said cannot be compared.
+        if record is not None:
+            found.append(record)
+    return found
 
 
 def _of_run(instance: dg.DagsterInstance, run_id: str, key: dg.AssetKey, kind: type[RecordT]) -> RecordT | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from lifecycle_assets.release.shadow_check import SHADOW, shadow_key
 from lifecycle_assets.spec_file import Agent
 
 RELEASE = (
@@ -28,7 +29,9 @@ RELEASE = (
 MONITOR = ("production_traces", "registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
 REVIEW = ("labeling_session", "human_labels", "judge_agreement")
 
-JOBS = ("release", "monitor", "scorer_backfill", "labeling")
+ROLLBACK = ("champion_alias", "deployment")
+
+JOBS = ("release", "monitor", "scorer_backfill", "labeling", "rollback", SHADOW)
 """Names of the jobs, each after the agent's name."""
 
 LATE_HOUR = 3
@@ -48,7 +51,29 @@ def agent_jobs(agent: Agent) -> list[Any]:
         ),
         _job(agent, "scorer_backfill", MONITOR[1:], "Score days again with the scorers' current versions."),
         _job(agent, "labeling", REVIEW, "Open a labeling session, or sync what reviewers said."),
+        _job(
+            agent,
+            "rollback",
+            ROLLBACK,
+            "Take the champion back: to the version before it, or to the one named as `to`, and hand that to the "
+            "runtime. Open the launchpad (arrow beside Materialize all) and fill in the reason. The version taken back "
+            "is not promoted again until its evidence changes.",
+            config=rollback_config(agent.name),
+        ),
+        dg.define_asset_job(
+            f"{agent.name}_{SHADOW}",
+            selection=dg.AssetSelection.checks(shadow_key(agent.name)),
+            executor_def=dg.in_process_executor,
+            description="Have the version that waits as challenger, or the one named in the launchpad, answer the "
+            "champion's own recorded requests, and compare the two request by request. Moves nothing.",
+        ),
     ]
+
+
+def rollback_config(agent: str, *, to: str = "", reason: str = "", taken_back: str = "") -> dict[str, Any]:
+    """Run config of the job `rollback`; what is empty is decided by the run, but for the reason, which it requires."""
+    config = {"rollback": True, "to": to, "reason": reason, "taken_back": taken_back}
+    return {"ops": {f"{agent}__champion_alias": {"config": config}}}
 
 
 def is_run_of(agent: str, run: dg.DagsterRun) -> bool:
@@ -59,15 +84,19 @@ def is_run_of(agent: str, run: dg.DagsterRun) -> bool:
 
 
 def _selection(agent: Agent, names: Sequence[str]) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*(dg.AssetKey([agent.name, name]) for name in names))
+    assets = dg.AssetSelection.assets(*(dg.AssetKey([agent.name, name]) for name in names))
+    return assets - dg.AssetSelection.checks(shadow_key(agent.name))  # It costs money: only its own job runs it.
 
 
-def _job(agent: Agent, name: str, assets: Sequence[str], description: str) -> Any:
+def _job(
+    agent: Agent, name: str, assets: Sequence[str], description: str, *, config: dict[str, Any] | None = None
+) -> Any:
     return dg.define_asset_job(
         f"{agent.name}_{name}",
         selection=_selection(agent, assets),
         executor_def=dg.in_process_executor,
         description=description,
+        config=config,
     )
 
 

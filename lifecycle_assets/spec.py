@@ -242,8 +242,16 @@ class AgentSpec(Strict):
                     f"<scorer>/<aggregation> with a scorer of {', '.join(sorted(known))} "
                     f"and an aggregation of {', '.join(AGGREGATIONS)}"
                 )
+        numbers = {"error_rate", "latency/p50", "latency/p95", *(f"{name}/mean" for name in known)}
+        for index, rule in enumerate(self.rollback.rules):
+            if rule.metric not in numbers:
+                raise ValueError(
+                    f"rollback.rules[{index}].metric: unknown metric '{rule.metric}'; write <scorer>/mean with a "
+                    f"scorer of {', '.join(sorted(known))}, or error_rate, latency/p50 or latency/p95"
+                )
         for where, names in {
             "eval.scorers": self.eval.scorers,
+            "shadow.scorers": self.shadow.scorers,
             "labeling.rules.low_scores": self.labeling.rules.low_scores,
             "labeling.schemas.judges": [schema.judges for schema in self.labeling.schemas if schema.judges],
         }.items():

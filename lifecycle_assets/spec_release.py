@@ -109,7 +109,9 @@ class Gate(Strict):
 class RollbackRule(Strict):
     """A number that may not drop under a fresh champion, against its predecessor at the same hours of the week."""
 
-    metric: str = Field(description="<scorer>/mean, error_rate, latency/p95: a number of production traces.")
+    metric: str = Field(
+        description="<scorer>/mean, error_rate, latency/p50 or latency/p95 (seconds): a number of production traces."
+    )
     max_drop: float = Field(
         ge=0,
         allow_inf_nan=False,

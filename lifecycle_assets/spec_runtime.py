@@ -43,11 +43,11 @@ class Deployment(Strict):
     The local platform hands a databricks_* target over to `lifecycle serve`, with the variables that are not secrets.
     """
 
-    target: Literal["none", "local", "databricks_serving", "databricks_app", "databricks_job"] = Field(
+    target: Literal["none", "local", "databricks_serving", "databricks_app", "databricks_job", "webhook"] = Field(
         default="local",
         description="none; local: lifecycle serve; databricks_serving: a model serving endpoint; databricks_app: a "
-        "Databricks App, told by its app.yaml; databricks_job: a job that deploys. On the local platform each "
-        "databricks_* target is handed over as local.",
+        "Databricks App, told by its app.yaml; databricks_job: a job that deploys; webhook: a receiver of your own, "
+        "told by a signed POST. On the local platform each databricks_* target is handed over as local.",
     )
     port: int = Field(default=5001, ge=1, le=65535, description="Port of lifecycle serve, on the loopback interface.")
     environment: dict[str, str] = Field(
@@ -94,6 +94,17 @@ class Deployment(Strict):
     )
     wait_minutes: int = Field(
         default=30, ge=1, le=240, description="How long an update, a deployment or a run is waited for, in minutes."
+    )
+    url_env: str = Field(
+        default="LIFECYCLE_DEPLOY_WEBHOOK",
+        pattern=r"^[A-Z][A-Z0-9_]{0,99}$",
+        description="Environment variable that holds the URL the webhook is posted to.",
+    )
+    secret_env: str = Field(
+        default="LIFECYCLE_DEPLOY_WEBHOOK_SECRET",
+        pattern=r"^[A-Z][A-Z0-9_]{0,99}$",
+        description="Environment variable that holds the secret the webhook is signed with: whsec_ and the base64 of "
+        "24 to 64 random bytes.",
     )
 
     @field_validator("job", mode="before")
@@ -157,6 +168,7 @@ _FIELDS_OF = {
     "databricks_serving": ("environment", "endpoint", "workload_size", "scale_to_zero", "traffic", "wait_minutes"),
     "databricks_app": ("environment", "app", "source_path", "wait_minutes"),
     "databricks_job": ("job", "parameters", "wait_minutes"),
+    "webhook": ("environment", "url_env", "secret_env"),
 }
 _REQUIRED_OF = {"databricks_app": ("app", "source_path"), "databricks_job": ("job",)}
 

@@ -82,18 +82,50 @@ def thresholds_plot(
     axes = figure.add_subplot()
     for position, (metric, value, limit, champion, passed) in enumerate(reversed(rows)):
         scale = max(abs(limit), abs(value or 0), abs(champion or 0)) or 1.0
-        axes.barh(position, (value or 0) / scale, color="#a5d6a7" if passed else "#ef9a9a", height=0.5)
-        axes.plot([limit / scale] * 2, [position - 0.35, position + 0.35], color="black", linewidth=2)
+        axes.barh(position, (value or 0) / scale, color="#a5d6a7" if passed else "#ef9a9a", height=0.4)
+        axes.plot([limit / scale] * 2, [position - 0.25, position + 0.25], color="black", linewidth=2)
         if champion is not None:
             axes.plot(champion / scale, position, marker="o", color="#ff9800", markersize=6)
         label = "no value" if value is None else f"{value:.3g}"
         axes.annotate(
-            f"{metric.replace('$', '')}: {label} (limit {limit:g})", (0.01, position), va="center", fontsize=8
+            f"{metric.replace('$', '')}: {label} (limit {limit:g})", (0.01, position + 0.22), va="bottom", fontsize=8
         )
     axes.set_yticks([])
     axes.set_xticks([])
     dot = " Dot: champion." if any(row[3] is not None for row in rows) else ""
     axes.set_title(f"{title}. Tick: limit.{dot}".replace("$", r"\$"), fontsize=9, loc="left")
+    return _image(figure, title)
+
+
+def differences_plot(
+    title: str, rows: Sequence[tuple[str, float, float | None, float | None, float, str]]
+) -> dg.MarkdownMetadataValue:
+    """Differences `(metric, difference, low, high, allowed, outcome)` with their intervals, each on its own scale.
+
+    Positive is better. The red ground is what is not allowed: everything below `-allowed`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    colours = {"better": "#1b5e20", "not worse": "#3d5afe", "worse": "#b71c1c", "unsure": "#b26a00"}
+    figure = Figure(figsize=(7, 0.85 * len(rows) + 0.5), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (metric, difference, low, high, allowed, outcome) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, index + 1)
+        colour = colours.get(outcome, "black")
+        ends = [difference if low is None else low, difference if high is None else high]
+        reach = 1.2 * max(allowed, *map(abs, (difference, *ends))) or 1.0
+        axes.axvspan(-reach, -allowed, color="#ef9a9a", alpha=0.5, linewidth=0)
+        axes.axvline(0, color="black", linewidth=1)
+        axes.plot(ends, [0, 0], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot(difference, 0, marker="o", color=colour, markersize=8)
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-1, 1)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=7)
+        axes.set_title(f"{metric}: {outcome}".replace("$", r"\$"), fontsize=9, loc="left", color=colour)
+    figure.suptitle(f"{title}. Right of 0 is better; red is not allowed.".replace("$", r"\$"), fontsize=9)
     return _image(figure, title)
 
 

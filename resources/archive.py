@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from resources.delta_table import files_of_day, holds, open_table, rows_of_day, storage, zstd
+from resources.delta_table import files_of_day, holds, literally, open_table, rows_of_day, storage, zstd
 from resources.platform import Platform
 from resources.row_changes import Written, changes, replacement
 from resources.tables import KEYS, PARTITION, STATISTICS, arrow_schema, arrow_table, columns, is_partitioned
@@ -162,6 +162,7 @@ class DeltaArchive(Archive):
         """
         source = arrow_table(table, [row])
         same = " AND ".join(f"(t.{name} = s.{name} OR (t.{name} IS NULL AND s.{name} IS NULL))" for name in key)
+        same = f"{literally({name: row.get(name) for name in key})} AND {same}"
 
         def attempt() -> bool:
             target = self._open(prefix + table) or self._create(prefix + table, table)

@@ -8,9 +8,9 @@ Not here: writing (`archive.py`), comparing rows (`row_changes.py`).
 import errno
 import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,25 @@ def holds(target: "DeltaTable", table: str, source: "pa.Table", key: Sequence[st
     import pyarrow as pa
     from deltalake import QueryBuilder
 
-    listed = ", ".join(f'"{name}"' for name in key)
-    query = f"SELECT {listed} FROM t"  # noqa: S608 column names of ours
+    listed, wanted = ", ".join(f'"{name}"' for name in key), source.select(list(key)).to_pylist()[0]
+    query = f"SELECT {listed} FROM t AS t WHERE {literally(wanted)}"  # noqa: S608 columns of ours, values quoted
     found = pa.table(QueryBuilder().register("t", target).execute(query).read_all())
     schema = arrow_schema(table)
     known = found.cast(pa.schema([schema.field(name) for name in key])).to_pylist()
-    return source.select(list(key)).to_pylist()[0] in known
+    return wanted in known
+
+
+def literally(values: Mapping[str, Any]) -> str:
+    """A condition on the alias `t` that every row with these values meets: spares files by Delta's statistics.
+
+    Texts and moments are compared; rows with another value elsewhere meet it too.
+    """
+    conditions = ["TRUE"]
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            moment = value.astimezone(UTC).isoformat()
+            conditions.append(f"t.\"{name}\" = arrow_cast('{moment}', 'Timestamp(Microsecond, Some(\"UTC\"))')")
+        elif isinstance(value, str):
+            text = value.replace("'", "''")
+            conditions.append(f"t.\"{name}\" = '{text}'")
+    return " AND ".join(conditions)

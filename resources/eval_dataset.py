@@ -56,6 +56,22 @@ def find_dataset(platform: Platform, name: str, experiment_id: str | None = None
     return found[0] if found else None
 
 
+def held_dataset(platform: Platform, asked: DatasetRecord) -> Any | None:
+    """The dataset of a record as it is now, or None."""
+    if platform.is_databricks:
+        return find_dataset(platform, asked.name)
+    open_mlflow(platform)
+    from mlflow.exceptions import MlflowException
+    from mlflow.genai import datasets
+
+    try:
+        return datasets.get_dataset(dataset_id=asked.dataset_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
 def create_dataset(platform: Platform, name: str, experiment_id: str, agent: str) -> Any:
     """A new, empty dataset."""
     if platform.is_databricks:
@@ -88,6 +104,22 @@ def dataset_to_evaluate(platform: Platform, asked: DatasetRecord) -> Any:
             f"{asked.digest}; materialize eval_dataset, then eval_results."
         )
     return dataset
+
+
+def require_unchanged(platform: Platform, asked: DatasetRecord) -> None:
+    """Raise `Refused` unless the dataset, read anew, still holds the records an evaluation was asked for."""
+    found = held_dataset(platform, asked)
+    if found is None:
+        raise Refused(
+            f"MLflow dataset '{asked.name}' was deleted while it was evaluated, so that the evaluation does not count; "
+            "materialize eval_dataset, then eval_results."
+        )
+    held = rows_digest(rows_of(found))
+    if held != asked.digest:
+        raise Refused(
+            f"MLflow dataset '{asked.name}' changed while it was evaluated (its digest was {asked.digest}, now it is "
+            f"{held}), so that the evaluation does not count; materialize eval_dataset, then eval_results."
+        )
 
 
 def write_declared(dataset: Any, declared: Sequence[Mapping[str, Any]]) -> None:

@@ -5,11 +5,12 @@ Add here: a further fact about a row that the gate or a reader needs.
 Not here: running the evaluation (`evaluation_steps.py`), judging it (`lifecycle_assets/gate.py`).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lifecycle_assets.gate import Evidence, Outcome, aggregate
+from lifecycle_assets.gate import Evidence, Outcome, aggregate, is_measurement
+from lifecycle_assets.records import digest
+from resources.dataset_rows import canonical
 
 _WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "pass": 1.0, "fail": 0.0}
 
@@ -18,7 +19,7 @@ def as_number(value: object) -> float | None:
     """A scorer's value as a number: passes are 1.0, fails 0.0; None for text that is neither."""
     if isinstance(value, str):
         return _WORDS.get(value.strip().lower())
-    if isinstance(value, bool | int | float) and math.isfinite(value):
+    if isinstance(value, bool | int | float) and is_measurement(value):
         return float(value)
     return None
 
@@ -44,9 +45,14 @@ def score_of(assessments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 values.append(number)
     return {
         "value": sum(values) / len(values) if values and not errors else None,
-        "error": errors[0][:500] if errors else "",
-        "rationale": " ".join(reasons)[:1000],
+        "error": _text(errors[0][:500]) if errors else "",
+        "rationale": _text(" ".join(reasons)[:1000]),
     }
+
+
+def _text(said: str) -> str:
+    """What can be written: half of a character, as a judge may send it, becomes a question mark."""
+    return said.encode("utf-8", "replace").decode()
 
 
 def evidence_of(evaluation: Mapping[str, Any]) -> Evidence:
@@ -61,12 +67,8 @@ def evidence_of(evaluation: Mapping[str, Any]) -> Evidence:
             name: [Outcome(row["scores"][name]["value"], row["scores"][name]["error"]) for row in rows]
             for name in evaluation["scorers"]
         },
+        keys=[digest(canonical(row["inputs"])) for row in rows],
     )
-
-
-def has_errors(evaluation: Mapping[str, Any]) -> bool:
-    """Whether any scorer failed on any row, the agent's failures included."""
-    return any(score["error"] for row in evaluation["rows"] for score in row["scores"].values())
 
 
 def further_metrics(evaluation: Mapping[str, Any], logged: Mapping[str, float]) -> dict[str, float]:

@@ -13,19 +13,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.records import DatasetRecord
 from lifecycle_assets.refused import Refused
 from resources import run_marks as marks
-from resources.dataset_rows import canonical, rows_of
-from resources.eval_dataset import dataset_to_evaluate
+from resources.dataset_rows import Row, canonical, rows_of
+from resources.eval_dataset import dataset_to_evaluate, require_unchanged
 from resources.evaluation_rows import evidence_of, further_metrics, readable_table, score_of
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_steps import rebuild_agent
 from resources.platform import Platform
-from resources.scorer_source import DeclaredScorer, declared_scorers, load_declared
+from resources.scorer_source import declared_scorers, load_declared
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +37,7 @@ ROWS_FILE = "evaluation_rows.json"
 LATE_SECONDS = (0, 2, 5, 10)
 """Before each further look for what was written to Unity Catalog and cannot be read yet."""
 
-_SETTINGS = {
+SETTINGS = {
     "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0",  # A large limit sizes the pool beyond SQLite's and loses traces.
     "MLFLOW_GENAI_EVAL_MAX_WORKERS": "4",
     "MLFLOW_GENAI_EVAL_MAX_SCORER_WORKERS": "1",
@@ -44,15 +45,17 @@ _SETTINGS = {
     "MLFLOW_TRACE_SAMPLING_RATIO": "1",
     "TQDM_DISABLE": "1",
 }
+"""Environment of a process that evaluates; what was set before does not count."""
 
 
 def evaluate(request: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate the model on the dataset and return `{"run_id": ...}`; `evaluation.json` of that run is the evidence.
 
-    Raises `Refused` when the dataset or the scorers are no longer those asked for. Killed anywhere and repeated, one
+    Raises `Refused` when the dataset or the scorers are no longer those asked for, the dataset also when it changes
+    meanwhile: then nothing is written and the run is not marked. Killed anywhere and repeated, one
     run is complete: the mark comes last.
     """
-    os.environ.update(_SETTINGS)
+    os.environ.update(SETTINGS)
     agent, platform = rebuild_agent(request), Platform.from_env()
     mlflow, client = open_mlflow(platform), open_client(platform)
     asked = DatasetRecord.from_json(request["dataset"])
@@ -63,33 +66,58 @@ def evaluate(request: Mapping[str, Any]) -> dict[str, Any]:
     mlflow.set_experiment(experiment_id=request["experiment_id"])
     scorers = [load_declared(agent, one) for one in declared]
     model = mlflow.pyfunc.load_model(f"models:/{request['model_id']}")
-    run_id = marks.open_run(client, request["experiment_id"], f"{agent.name}: evaluation", request["run_tags"])
+    with evaluation_run(mlflow, client, platform, request, f"{agent.name}: evaluation") as run_id:
+        rows, logged = evaluated_rows(mlflow, model, request, run_id, dataset, rows_of(dataset), scorers)
+        evaluation = {
+            "model_id": request["model_id"],
+            "run_id": run_id,
+            "dataset": asked.to_json(),
+            "scorers": dict(request["scorers"]),
+            "rows": rows,
+        }
+        require_unchanged(platform, asked)
+        write_evaluation(mlflow, client, run_id, evaluation, logged, dataset)
+    return {"run_id": run_id}
+
+
+@contextmanager
+def evaluation_run(
+    mlflow: Any, client: "MlflowClient", platform: Platform, request: Mapping[str, Any], name: str
+) -> Generator[str]:
+    """A run of its own as the active one; marked complete when the block ends well, FAILED when it does not.
+
+    Every trace made inside names the run as its source, so that it never counts as production.
+    """
+    run_id = marks.open_run(client, request["experiment_id"], name, request["run_tags"])
     try:
         marking = [_marking(run_id)] if platform.is_databricks else []
-        with (
-            mlflow.start_run(run_id=run_id),
-            _LostWrites() as lost,
-            mlflow.tracing.configure(span_processors=marking),
-        ):
-            agent_calls = _Predictions(mlflow, model, asked.rows)
-            result = mlflow.genai.evaluate(
-                data=dataset, predict_fn=agent_calls, scorers=scorers, model_id=request["model_id"]
-            )
-            rows = _rows(mlflow, request["experiment_id"], run_id, rows_of(dataset), declared, agent_calls)
-            evaluation = {
-                "model_id": request["model_id"],
-                "run_id": run_id,
-                "dataset": asked.to_json(),
-                "scorers": dict(request["scorers"]),
-                "rows": rows,
-            }
-            lost.raise_if_any()
-            _write(mlflow, client, run_id, evaluation, result.metrics, dataset)
+        with mlflow.start_run(run_id=run_id), mlflow.tracing.configure(span_processors=marking):
+            yield run_id
         client.set_tag(run_id, marks.COMPLETE, "true")
     except BaseException:
         client.set_terminated(run_id, "FAILED")
         raise
-    return {"run_id": run_id}
+
+
+def evaluated_rows(
+    mlflow: Any,
+    model: Any,
+    request: Mapping[str, Any],
+    run_id: str,
+    data: Any,
+    records: Sequence[Row],
+    scorers: Sequence[Any],
+) -> tuple[list[dict[str, Any]], Mapping[str, float]]:
+    """Answer and score `records` (each with inputs of its own), which `data` holds as `mlflow.genai.evaluate` takes it.
+
+    Returns a row a record, in their order, and the metrics MLflow logged. Nothing that failed is left out.
+    """
+    calls, names = _Predictions(mlflow, model, len(records)), [scorer.name for scorer in scorers]
+    with _LostWrites() as lost:
+        result = mlflow.genai.evaluate(data=data, predict_fn=calls, scorers=list(scorers), model_id=request["model_id"])
+        rows = _rows(mlflow, request["experiment_id"], run_id, records, names, calls)
+        lost.raise_if_any()
+    return rows, result.metrics
 
 
 def _marking(run_id: str) -> Callable[[Any], None]:
@@ -179,12 +207,11 @@ def _rows(
     mlflow: Any,
     experiment_id: str,
     run_id: str,
-    records: Sequence[Any],
-    declared: Sequence[DeclaredScorer],
+    records: Sequence[Row],
+    names: Sequence[str],
     calls: _Predictions,
 ) -> list[dict[str, Any]]:
     """Every record with its trace and what each scorer said of it, in the records' order."""
-    names = [one.name for one in declared]
     wanted = {trace: [] if key in calls.failures else names for key, trace in calls.traces.items() if trace}
     traces = stored_traces(mlflow, experiment_id, run_id, wanted)
     rows = []
@@ -195,10 +222,10 @@ def _rows(
             raise RuntimeError(f"the evaluation left no trace of a row: {record.key[:200]}")
         said = [one.to_dictionary() for one in _of_run(info, run_id)]
         scores = {
-            one.name: {"value": None, "error": failure, "rationale": ""}
+            name: {"value": None, "error": failure, "rationale": ""}
             if failure
-            else score_of([item for item in said if item["assessment_name"] == one.name and "feedback" in item])
-            for one in declared
+            else score_of([item for item in said if item["assessment_name"] == name and "feedback" in item])
+            for name in names
         }
         rows.append(
             {
@@ -243,14 +270,18 @@ def _of_run(info: Any, run_id: str) -> list[Any]:
     return [one for one in info.assessments if (one.metadata or {}).get("mlflow.assessment.sourceRunId") == run_id]
 
 
-def _write(
+def write_evaluation(
     mlflow: Any,
     client: "MlflowClient",
     run_id: str,
     evaluation: dict[str, Any],
     logged: Mapping[str, float],
-    dataset: Any,
+    dataset: Any = None,
 ) -> None:
+    """Write `evaluation.json`, the readable table and the metrics MLflow did not log (`dataset` is MLflow's, if any).
+
+    Raises `KeyError` when `evaluation` is not one.
+    """
     metrics = further_metrics(evaluation, logged)
     mlflow.log_metrics(metrics, run_id=run_id, model_id=evaluation["model_id"], dataset=dataset)
     mlflow.log_table(readable_table(evaluation), ROWS_FILE, run_id=run_id)

@@ -5,19 +5,21 @@ Add here: a question about datasets or evaluations.
 Not here: how records are merged (`eval_dataset.py`), what runs in the worker (`evaluation_steps.py`), the gate.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from lifecycle_assets.gate import Evidence
-from lifecycle_assets.records import DatasetRecord, digest
+from lifecycle_assets.gate import Evidence, failing_scorers
+from lifecycle_assets.records import DatasetRecord, EvalRecord, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent, dataset_rows
+from lifecycle_assets.text import plain
 from resources import eval_dataset
 from resources import run_marks as marks
-from resources.evaluation_rows import evidence_of, has_errors
+from resources.evaluation_rows import evidence_of
 from resources.evaluation_steps import EVALUATION_FILE
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 VERDICT_CHARACTERS = 1000
-"""Characters of one fact of a verdict that the run keeps."""
+"""Characters of one fact of a verdict that the run keeps as a tag."""
+
+
+def decision_file(decision_digest: str) -> str:
+    """Where an evaluation run keeps a decision."""
+    return f"decisions/{decision_digest}.json"
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,28 @@ class Evaluator(ABC):
         *,
         progress: Progress,
         dagster_run_id: str = "",
+        any_age: bool = False,
     ) -> Evaluated:
-        """Evaluate the logged model on exactly this dataset digest with the agent's active scorers."""
+        """Evaluate the logged model on exactly this dataset digest with the agent's active scorers.
+
+        A finished evaluation of the same is reused when its errors are within what the gate allows and, unless
+        `any_age`, when it is not older than `gate.max_age`.
+        """
 
     @abstractmethod
-    def attach_verdict(self, run_id: str, verdict: Mapping[str, str]) -> None:
-        """Write the verdict on the evaluation run as tags; repeating changes nothing."""
+    def keep_decision(self, record: EvalRecord) -> None:
+        """Keep the whole decision on its evaluation run, and the run's tags that say it shortly.
+
+        Written once a `decision_digest`: repeating changes nothing, and what was kept of earlier decisions stays.
+        """
+
+    @abstractmethod
+    def decision(self, run_id: str, decision_digest: str) -> EvalRecord:
+        """The decision kept on that run. Raises `Refused` when it is not there, or says something else by now."""
+
+    @abstractmethod
+    def reread(self, run_id: str) -> Evidence:
+        """The rows of a complete evaluation as MLflow keeps them. Raises `Refused` when they are not there."""
 
 
 class MlflowEvaluator(Evaluator):
@@ -111,12 +134,15 @@ class MlflowEvaluator(Evaluator):
         *,
         progress: Progress,
         dagster_run_id: str = "",
+        any_age: bool = False,
     ) -> Evaluated:
         """See `Evaluator.evaluate`. Killed anywhere and repeated, one run is complete.
 
-        A complete run of the same model, dataset digest and scorers is reused, unless it holds errors: an outage of
-        a judge must not decide for ever. One older than `gate.max_age` is not reused either: it lets nothing through.
+        A complete run of the same model, dataset digest and scorers is reused, unless it holds more errors than the
+        gate allows: an outage of a judge must not decide for ever. One older than `gate.max_age` is not reused
+        either, unless `any_age`: it lets nothing through, but still says how the champion answered.
         """
+        gate = agent.spec.eval.gate
         chosen = set(agent.spec.eval.scorers)
         active = {
             one.name: one.digest
@@ -144,10 +170,11 @@ class MlflowEvaluator(Evaluator):
                 order_by=["attributes.start_time DESC"],
                 max_results=5,
             ):
-                if datetime.now(UTC) - datetime.fromisoformat(marks.started_at(run)) > agent.spec.eval.gate.longest_age:
+                age = datetime.now(UTC) - datetime.fromisoformat(marks.started_at(run))
+                if age > gate.longest_age and not any_age:
                     continue
-                evaluation = self._evaluation(run.info.run_id)
-                if evaluation is not None and not has_errors(evaluation):
+                evaluation = self._artifact(run.info.run_id, EVALUATION_FILE)
+                if evaluation is not None and not failing_scorers(evidence_of(evaluation), gate):
                     return self._evaluated(experiment, evaluation, reused=True)
         request = {
             **agent_request(agent),
@@ -159,22 +186,77 @@ class MlflowEvaluator(Evaluator):
         }
         answer = run_worker("evaluate", request, platform=self._platform, progress=progress)
         with explained(self._platform.tracking_uri):
-            evaluation = self._evaluation(answer["run_id"])
+            evaluation = self._artifact(answer["run_id"], EVALUATION_FILE)
         if evaluation is None:
             raise Refused(
                 f"MLflow run {answer['run_id']} does not give {EVALUATION_FILE} back; check the artifact store."
             )
         return self._evaluated(experiment, evaluation, reused=False)
 
-    def attach_verdict(self, run_id: str, verdict: Mapping[str, str]) -> None:
-        """See `Evaluator.attach_verdict`. Each name becomes the tag `lifecycle.<name>`."""
+    def keep_decision(self, record: EvalRecord) -> None:
+        """See `Evaluator.keep_decision`.
+
+        Why a rerun is safe: the file comes before the tags and is named by its content; one that a crash cut short
+        does not have its digest and is written again.
+        """
         with explained(self._platform.tracking_uri):
             client = open_client(self._platform)
-            present = client.get_run(run_id).data.tags
-            for name, value in verdict.items():
-                tag, text = f"lifecycle.{name}", marks.shortened(str(value), VERDICT_CHARACTERS)
+            try:
+                self.decision(record.run_id, record.decision_digest)
+            except Refused:
+                text = json.dumps(record.to_json(), sort_keys=True, indent=1)
+                client.log_text(record.run_id, text, decision_file(record.decision_digest))
+            said = {
+                "verdict": record.verdict,
+                "comparison": record.comparison,
+                "evidence_digest": record.evidence_digest,
+                "decision_digest": record.decision_digest,
+                "reasons": " ".join(record.reasons),
+            }
+            present = client.get_run(record.run_id).data.tags
+            for name, value in said.items():
+                tag, text = f"lifecycle.{name}", marks.shortened(value, VERDICT_CHARACTERS)
                 if present.get(tag) != text:
-                    client.set_tag(run_id, tag, text)
+                    client.set_tag(record.run_id, tag, text)
+
+    def decision(self, run_id: str, decision_digest: str) -> EvalRecord:
+        """See `Evaluator.decision`."""
+        file, remedy = decision_file(decision_digest), "materialize eval_results again."
+        with explained(self._platform.tracking_uri):
+            found = self._artifact(run_id, file)
+        if found is None:
+            raise Refused(f"MLflow run {plain(run_id)} does not hold {plain(file)}: {remedy}")
+        try:
+            record = EvalRecord.from_json(found)
+        except (TypeError, ValueError):
+            raise Refused(f"{plain(file)} of MLflow run {plain(run_id)} is not a decision: {remedy}") from None
+        if (record.run_id, record.decision_digest) != (run_id, decision_digest):
+            raise Refused(
+                f"{plain(file)} of MLflow run {plain(run_id)} was changed: its digest is {record.decision_digest}; "
+                f"{remedy}"
+            )
+        return record
+
+    def reread(self, run_id: str) -> Evidence:
+        """See `Evaluator.reread`."""
+        with explained(self._platform.tracking_uri):
+            found = self._artifact(run_id, EVALUATION_FILE)
+            run = open_client(self._platform).get_run(run_id) if found is not None else None
+        if found is None or run is None or run.data.tags.get(marks.COMPLETE) != "true":
+            raise Refused(
+                f"MLflow run {plain(run_id)} holds no complete evaluation: it was deleted, or never ended; "
+                "materialize eval_results again."
+            )
+        try:
+            evidence = evidence_of(found)
+        except (KeyError, TypeError, AttributeError):
+            evidence = None
+        if evidence is None or found["run_id"] != run_id:
+            raise Refused(
+                f"{EVALUATION_FILE} of MLflow run {plain(run_id)} was changed and is not that run's evaluation any "
+                "more; materialize eval_results again."
+            )
+        return evidence
 
     def _own(self, agent: Agent) -> Any:
         """The dataset kept for this agent, which is created when absent."""
@@ -194,13 +276,31 @@ class MlflowEvaluator(Evaluator):
             )
         return found
 
-    def _evaluation(self, run_id: str) -> dict[str, Any] | None:
-        """The `evaluation.json` of a run, None when it has none."""
+    def _artifact(self, run_id: str, path: str) -> dict[str, Any] | None:
+        """A JSON file of a run; None when the run has none of that name, or is not there any more.
+
+        Raises `Refused` for a file that is no JSON object.
+        """
+        from mlflow.exceptions import MlflowException
+
         client: MlflowClient = open_client(self._platform)
-        if EVALUATION_FILE not in {file.path for file in client.list_artifacts(run_id)}:
+        try:
+            stage = client.get_run(run_id).info.lifecycle_stage
+        except MlflowException as error:
+            # The last one is how MLflow answers to what cannot be the id of a run.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+                raise
             return None
-        mlflow = open_mlflow(self._platform)
-        return mlflow.artifacts.load_dict(f"runs:/{run_id}/{EVALUATION_FILE}")
+        folder = path.rpartition("/")[0]
+        if stage != "active" or path not in {file.path for file in client.list_artifacts(run_id, folder or None)}:
+            return None
+        try:
+            found = json.loads(open_mlflow(self._platform).artifacts.load_text(f"runs:/{run_id}/{path}"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Refused(f"{path} of MLflow run {run_id} cannot be read as JSON; materialize eval_results again.")
+        return found
 
     def _evaluated(self, experiment: str, evaluation: Mapping[str, Any], *, reused: bool) -> Evaluated:
         return Evaluated(

@@ -60,6 +60,9 @@ def _explain_one(error: BaseException, where: str) -> str | None:
         return f"{place}: {_DISK[error.errno]}; free space or give permission, or set LIFECYCLE_HOME, then run again."
     if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "MaxRetryError", "NewConnectionError"):
         return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    if getattr(error, "error_code", "") == "PERMISSION_DENIED":
+        said = " ".join(str(error).split())[:200].rstrip(". ")
+        return f"{where}: denies permission ({said}); have it granted, then run again."
     if type(error).__name__ in ("InvalidUrlException", "InvalidURL", "InvalidSchema", "MissingSchema"):
         return "MLFLOW_TRACKING_URI is not a usable address; write http(s)://host:port or sqlite:///path."
     if "max retries exceeded with url" in text or "connection refused" in text:

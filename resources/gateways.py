@@ -10,18 +10,29 @@ from types import MappingProxyType
 
 import dagster as dg
 
+from resources.alias_ledger import AliasLedger, MlflowAliasLedger
 from resources.archive import Archive, DeltaArchive
 from resources.compute import Compute, LocalCompute
-from resources.deployer import Deployer, LocalDeployer
+from resources.deployer import Deployer
 from resources.evaluator import Evaluator, MlflowEvaluator
 from resources.labeling_desk import LabelingDesk, MlflowLabelingDesk
 from resources.model_registry import MlflowModelRegistry, ModelRegistry
 from resources.platform import Platform
+from resources.replayer import MlflowReplayer, Replayer
 from resources.scorer_registry import MlflowScorerRegistry, ScorerRegistry
 from resources.scoring import LocalScoring, Scoring
 from resources.sql_engine import DuckDbEngine, SqlEngine
 from resources.trace_store import MlflowTraceStore, TraceStore
 from resources.tracing import LocalTracing, Tracing
+from resources.webhook_deployer import LaptopDeployer
+
+
+class AliasLedgerResource(dg.ConfigurableResource):
+    """The ledger of alias moves of this process's platform: MLflow's on each."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> AliasLedger:
+        """Opens nothing yet: MLflow is imported at the first question."""
+        return MlflowAliasLedger(Platform.from_env())
 
 
 class ArchiveResource(dg.ConfigurableResource):
@@ -60,7 +71,7 @@ class DeployerResource(dg.ConfigurableResource):
             from resources.databricks.deployment.deployer import DatabricksDeployer
 
             return DatabricksDeployer(platform)
-        return LocalDeployer(platform)
+        return LaptopDeployer(platform)
 
 
 class LabelingDeskResource(dg.ConfigurableResource):
@@ -100,6 +111,14 @@ class ModelRegistryResource(dg.ConfigurableResource):
 
             return UnityModelRegistry(platform)
         return MlflowModelRegistry(platform)
+
+
+class ReplayerResource(dg.ConfigurableResource):
+    """The replayer of this process's platform: MLflow's on each."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Replayer:
+        """Opens nothing yet: MLflow is imported at the first replay."""
+        return MlflowReplayer(Platform.from_env())
 
 
 class ScorerRegistryResource(dg.ConfigurableResource):
@@ -174,7 +193,9 @@ GATEWAYS = MappingProxyType(
         "deployer": DeployerResource(),
         "desk": LabelingDeskResource(),
         "evaluator": EvaluatorResource(),
+        "ledger": AliasLedgerResource(),
         "registry": ModelRegistryResource(),
+        "replayer": ReplayerResource(),
         "scorers": ScorerRegistryResource(),
         "scoring": ScoringResource(),
         "sql": SqlEngineResource(),

@@ -9,19 +9,24 @@ Not here: steps that run the agent's code (`model_steps.py`), who may become cha
 """
 
 import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.records import SourceRecord
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
 from resources.agent_faults import check_source
+from resources.claims import myself
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
 from resources.model_steps import agent_request, discard_run
 from resources.platform import Platform
+from resources.registration import create_once, maker_lives, storable
 from resources.worker import Progress, run_worker
 
 if TYPE_CHECKING:
@@ -84,6 +89,18 @@ class ModelRegistry(ABC):
         """Load the version from the registry in a process of its own, predict, and return the shortened answer."""
 
     @abstractmethod
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        """Give the version these tags, an empty value taking a tag away; returns it as the registry has it then.
+
+        In this order, one after the other; no write for what it says already. Raises `Refused` when there is no such
+        version.
+        """
+
+    def shown_tag(self, tag: str) -> str:
+        """The name under which a tag written as `tag` is read: not every registry takes every name."""
+        return tag
+
+    @abstractmethod
     def versions(self, name: str) -> list[RegisteredVersion]:
         """Every version, oldest first; empty only when the registered model does not exist or has none."""
 
@@ -93,7 +110,14 @@ class ModelRegistry(ABC):
 
     @abstractmethod
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point `alias` at `version`; no write when it is there already."""
+        """Point `alias` at `version`; no write when it is there already.
+
+        Raises `Refused` when the version does not exist or the registry denies it.
+        """
+
+    @abstractmethod
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Remove `alias`; no write when it is not there."""
 
 
 class MlflowModelRegistry(ModelRegistry):
@@ -127,16 +151,26 @@ class MlflowModelRegistry(ModelRegistry):
             return self._described(client.get_logged_model(answer["model_id"]), created=True)
 
     def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        """See `ModelRegistry.register`. Killed anywhere and repeated by one process, one version remains."""
+        """See `ModelRegistry.register`.
+
+        Killed anywhere and repeated, and in any number of processes at once, one version remains: a single process
+        may create it (`registration.py`), it names its logged model and its maker from its first moment, and of two
+        the later one is removed by its maker, or when that is gone, by whoever comes next.
+        """
+        wanted = {**storable(tags, self._stored), marks.MODEL_ID: model_id}
         with explained(self._platform.tracking_uri):
             client = self._client()
-            wanted = {**tags, marks.MODEL_ID: model_id}
-            found = next((one for one in self.versions(name) if one.model_id == model_id), None)
+            found = self._existing(client, name, model_id)
             if found is None:
-                found = self._created(client, name, model_id, wanted)
+                run_id = client.get_logged_model(model_id).source_run_id
+                look, create = (
+                    lambda: self._existing(client, name, model_id),
+                    lambda: self._made(client, name, model_id, wanted),
+                )
+                found = create_once(client, run_id, name, look=look, create=create) if run_id else create()
             for tag, value in wanted.items():
                 if found.tags.get(tag) != value:
-                    client.set_model_version_tag(name, found.version, tag, value)
+                    client.set_model_version_tag(name, found.version, self._stored(tag), value)
             self._link_back(client, found)
             return RegisteredVersion(name, found.version, model_id, {**found.tags, **wanted}, found.created_ms)
 
@@ -145,16 +179,25 @@ class MlflowModelRegistry(ModelRegistry):
         asked = {"model_uri": f"models:/{version.name}/{version.version}", "input": dict(request)}
         return self._run("predict", asked, progress)["answer"]
 
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        """See `ModelRegistry.tag_version`. Killed in between and repeated, the rest is written."""
+        with explained(self._platform.tracking_uri):
+            client = self._client()
+            tags = storable(tags, self._stored)
+            with self._about_version(name, version):
+                found = self._described_version(client.get_model_version(name, version))
+            for tag, value in tags.items():
+                if value and found.tags.get(tag) != value:
+                    client.set_model_version_tag(name, version, self._stored(tag), value)
+                elif not value and tag in found.tags:
+                    client.delete_model_version_tag(name, version, self._stored(tag))
+            kept = {tag: value for tag, value in {**found.tags, **tags}.items() if value or tag not in tags}
+            return replace(found, tags=kept)
+
     def versions(self, name: str) -> list[RegisteredVersion]:
         """See `ModelRegistry.versions`."""
         with explained(self._platform.tracking_uri):
-            client, found, token = self._client(), [], None
-            while True:
-                some = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
-                found += [_version(one) for one in some]
-                token = some.token
-                if not token:
-                    return sorted(found, key=lambda one: int(one.version))
+            return [_version(one) for one in self._all(name)]
 
     def aliases(self, name: str) -> dict[str, str]:
         """See `ModelRegistry.aliases`."""
@@ -174,7 +217,14 @@ class MlflowModelRegistry(ModelRegistry):
         """See `ModelRegistry.set_alias`."""
         with explained(self._platform.tracking_uri):
             if self.aliases(name).get(alias) != version:
-                self._client().set_registered_model_alias(name, alias, version)
+                with self._about_version(name, version):
+                    self._client().set_registered_model_alias(name, alias, version)
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        """See `ModelRegistry.delete_alias`."""
+        with explained(self._platform.tracking_uri):
+            if alias in self.aliases(name):
+                self._client().delete_registered_model_alias(name, alias)
 
     def _client(self) -> "MlflowClient":
         return open_client(self._platform)
@@ -187,6 +237,25 @@ class MlflowModelRegistry(ModelRegistry):
     def _is_absent(self, error: "MlflowException", name: str) -> bool:
         """Whether the error says that what was asked for does not exist."""
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+    @contextmanager
+    def _about_version(self, name: str, version: str) -> Generator[None]:
+        """Say in a sentence that the version inside the block does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            if not self._is_absent(error, name):
+                raise
+            raise Refused(f"Version {version} of {name} is not there: it was deleted, or never registered.") from None
+
+    def _stored(self, tag: str) -> str:
+        """The name this registry keeps a tag under."""
+        return tag
+
+    def _described_version(self, version: "ModelVersion") -> RegisteredVersion:
+        return _version(version)
 
     def _close_abandoned(self, client: "MlflowClient", experiment: str, agent: Agent) -> None:
         for run in marks.abandoned_runs(client, experiment, {marks.STEP: "logged_model", marks.AGENT: agent.name}):
@@ -215,15 +284,48 @@ class MlflowModelRegistry(ModelRegistry):
             url=marks.page(self._platform, f"experiments/{model.experiment_id}/models/{model.model_id}"),
         )
 
-    def _created(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        """A new version; its tag names the logged model from the first moment, so that a repeat finds it."""
-        from mlflow.exceptions import MlflowException
+    def _all(self, name: str) -> "list[ModelVersion]":
+        client, found, token = self._client(), [], None
+        while True:
+            some = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+            found += some
+            token = some.token
+            if not token:
+                return sorted(found, key=lambda one: int(one.version))
 
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+    def _finished(self, client: "MlflowClient", name: str, model_id: str) -> "list[ModelVersion]":
+        """The versions of the logged model that can be used, oldest first."""
+        return [version for version in self._all(name) if self._described_version(version).model_id == model_id]
+
+    def _existing(
+        self, client: "MlflowClient", name: str, model_id: str, *, mine: str = ""
+    ) -> RegisteredVersion | None:
+        """The version of the logged model: the one an alias names, else the oldest.
+
+        A later one without an alias is removed when this call made it (`mine`), or a process of ours that is gone.
+        """
+        versions = self._finished(client, name, model_id)
+        if len(versions) < 2:
+            return self._described_version(versions[0]) if versions else None
+        aliased = set(self.aliases(name).values())
+        kept = next((version for version in versions if str(version.version) in aliased), versions[0])
+        for version in versions:
+            if version in (kept, versions[0]) or str(version.version) in aliased:
+                continue
+            mark = version.tags.get(self._stored(marks.WORKER), "")
+            age = time.time() - version.creation_timestamp / 1000
+            gone = mark and not maker_lives(mark, age)
+            if str(version.version) == mine or gone:
+                client.delete_model_version(name, str(version.version))
+        return self._described_version(kept)
+
+    def _made(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        made = self._created(client, name, model_id, {**tags, marks.WORKER: myself()})
+        return self._existing(client, name, model_id, mine=made.version) or made
+
+    def _created(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        """A new version; its tags name the logged model and the maker from the first moment."""
+        self._ensure_model(client, name)
         model = client.get_logged_model(model_id)
         version = client.create_model_version(
             name,
@@ -235,6 +337,15 @@ class MlflowModelRegistry(ModelRegistry):
         )
         return _version(version)
 
+    def _ensure_model(self, client: "MlflowClient", name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+                raise
+
     def _link_back(self, client: "MlflowClient", version: RegisteredVersion) -> None:
         """Name the version on the logged model, as MLflow's server does and its embedded store does not."""
         model = client.get_logged_model(version.model_id)
@@ -245,7 +356,7 @@ class MlflowModelRegistry(ModelRegistry):
 
 
 def _version(version: "ModelVersion") -> RegisteredVersion:
-    tags = dict(version.tags)
+    tags = {tag: value for tag, value in version.tags.items() if tag != marks.WORKER}
     source = str(version.source or "")
     linked = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
     return RegisteredVersion(

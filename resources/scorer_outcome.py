@@ -13,13 +13,15 @@ from lifecycle_assets.gate import Outcome
 MAX_ERROR_CHARS = 500
 
 
-def score(scorer: Any, trace: Any) -> Outcome:
+def score(scorer: Any, trace: Any, *, with_expectations: bool = True) -> Outcome:
     """Run an MLflow scorer on one trace as `mlflow.genai.evaluate` does on a trace.
 
-    What the scorer raises becomes `Outcome(error=...)`; a stop of the process (`SystemExit`, Ctrl-C) passes through.
+    Without expectations it is run as if nobody had said what was expected. What the scorer raises becomes
+    `Outcome(error=...)`; a stop of the process (`SystemExit`, Ctrl-C) passes through.
     """
     try:
-        return outcome_of(scorer.run(trace=trace, **arguments(trace)))
+        given = arguments(trace)
+        return outcome_of(scorer.run(trace=trace, **(given if with_expectations else {**given, "expectations": None})))
     except Exception as error:  # noqa: BLE001 - the scorer is the user's code: its fault is a result
         return _failed(f"{type(error).__name__}: {error}")
 

@@ -12,6 +12,7 @@ import ast
 import builtins
 import importlib.util
 import os
+import re
 import symtable
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,10 @@ INJECTED = frozenset(
 """Names MLflow gives a registered copy besides the builtins (`recreate_function` in mlflow 3.17)."""
 
 
+WITH_EXPECTATIONS = frozenset({"Correctness", "Equivalence", "ExpectationsGuidelines", "RetrievalSufficiency"})
+"""Built-in scorers of MLflow 3.17 that fail without expectations (`validate_columns` in `builtin_scorers.py`)."""
+
+
 @dataclass(frozen=True)
 class DeclaredScorer:
     """An active scorer: declared short name, the name it is registered under, digest of its source, declaration."""
@@ -54,6 +59,16 @@ class DeclaredScorer:
     registered_name: str
     digest: str
     spec: Scorer
+
+
+def needs_expectations(scorer: Scorer) -> bool:
+    """Whether a built-in or a judge can say nothing without expectations; a function is asked, and may answer None."""
+    if isinstance(scorer.source, Judge):
+        return bool(re.search(r"{{\s*expectations\b", scorer.source.judge))
+    if isinstance(scorer.source, Builtin):
+        exactly = scorer.source.builtin == "ToolCallCorrectness" and scorer.source.arguments.get("should_exact_match")
+        return bool(exactly) or scorer.source.builtin in WITH_EXPECTATIONS
+    return False
 
 
 def registered_name(agent: Agent, environment: str, name: str) -> str:

@@ -192,6 +192,9 @@ def _become_worker(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()  # Python's own generator is seeded anew by the fork, numpy's is not.
     main()
     os._exit(0)
 

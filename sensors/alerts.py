@@ -1,4 +1,4 @@
-"""Alerts: one message for each failed run and each check that failed with ERROR.
+"""Alerts: one message for each failed run, each check that failed with ERROR, and each rollback.
 
 Lives here: turning a finished run into messages (pure), and the sensor that sends them.
 Add here: a further event people must be told of.
@@ -34,12 +34,21 @@ def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCh
     messages = []
     if is_run_of(agent, run) and run.status == dg.DagsterRunStatus.FAILURE:
         messages.append(_message(agent, run, "run_failed", run.run_id, f"run of {run.job_name} failed"))
+    if run.job_name == f"{agent}_rollback" and run.status == dg.DagsterRunStatus.SUCCESS:
+        text = f"champion was taken back by {run.tags.get('user', 'somebody')}: {_reason(agent, run)}"
+        messages.append(_message(agent, run, "rolled_back", run.run_id, text[:1000]))
     for evaluation in evaluations:
         if evaluation.asset_key.path[0] == agent and not evaluation.passed and evaluation.severity.value == "ERROR":
             asset, check = evaluation.asset_key.to_user_string(), evaluation.check_name
             text = f"check {check} on {asset} failed: {evaluation.description or ''}"
             messages.append(_message(agent, run, "check_failed", f"{run.run_id}:{asset}:{check}", text[:1000]))
     return messages
+
+
+def _reason(agent: str, run: dg.DagsterRun) -> str:
+    """The reason a rollback was asked for with."""
+    asked: Any = run.run_config.get("ops", {})
+    return str(asked.get(f"{agent}__champion_alias", {}).get("config", {}).get("reason", ""))
 
 
 def _message(agent: str, run: dg.DagsterRun, kind: str, event_id: str, text: str) -> dict[str, Any]:
@@ -61,8 +70,9 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(dg.AssetKey([agent.name, "quality_metrics"])),
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when a run failed or a check failed with ERROR. Sends one message to the webhook. "
-        "Never twice: the cursor moves past a run when its messages are sent, and a message carries the event's id.",
+        description="Fires when a run failed, a check failed with ERROR, or the champion was taken back. Sends one "
+        "message to the webhook. Never twice: the cursor moves past a run when its messages are sent, and a message "
+        "carries the event's id.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         seen = Watermark.from_json(context.cursor)

@@ -1,61 +1,42 @@
 """Drift: what was changed in MLflow by somebody else.
 
-Lives here: the pure comparison of what the graph left with what is there, and the sensor that reports it.
-Add here: a further thing people change by hand.
-Not here: undoing it.
+Lives here: reading what is there, and the events and the alert that report it.
+Add here: a further reader.
+Not here: the comparison (`lifecycle_assets/release/drift.py`), undoing it.
+
+An observation says what was seen. Dagster takes the data version of an asset that it materializes from its last
+materialization alone, so that an observation makes nothing stale: the change itself, which did happen to the asset, is
+reported as a materialization too, with the state as its data version and everything else as the graph left it. When
+the state is back, the data version is reported back, and what was stale for this reason only is fresh again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import dagster as dg
 
-from lifecycle_assets.edges import latest
+from lifecycle_assets.edges import latest, readable_records
 from lifecycle_assets.jobs import is_run_of
-from lifecycle_assets.records import ScorersRecord, ScorerVersion, digest
-from lifecycle_assets.release.aliases import CHAMPION
-from lifecycle_assets.release.promotion import last_move
+from lifecycle_assets.records import ScorersRecord, VersionRecord, digest
+from lifecycle_assets.release.drift import Drift, find_drift, named, unfinished
 from lifecycle_assets.spec_file import Agent
+from resources.alias_ledger import AliasLedger, Entry
 from resources.model_registry import ModelRegistry, RegisteredVersion
 from resources.scorer_registry import ScorerRegistry
-from resources.sql_engine import SqlEngine
 from resources.webhook import Webhook, configured
 from sensors.bounded import bounded
 from sensors.watermark import DriftCursor
 
+ASSETS = ("uc_model_version", "champion_alias", "registered_scorers")
+"""The assets whose state somebody else can change."""
 
-@dataclass(frozen=True)
-class Drift:
-    """One thing that is not as the graph left it: the asset it belongs to, its state now, and a sentence."""
+DATA_VERSION = "dagster/data_version"
+LEFT = "left_by_the_graph"
+"""Metadata of an event that reports a drift: the data version before it."""
 
-    asset: str
-    state: str
-    sentence: str
+RECORDS = 100
+"""Records of `uc_model_version` that are looked at when a version's tags are not those of its move."""
 
-
-def find_drift(
-    *,
-    champion: str,
-    last_to: str,
-    versions: Sequence[RegisteredVersion],
-    recorded: Sequence[ScorerVersion],
-    registered: Mapping[str, ScorerVersion],
-) -> list[Drift]:
-    """Alias, versions and scorers against the ledger, the tags and the record of the graph."""
-    drift = []
-    if champion != last_to:
-        now, was = (champion and f"version {champion}") or "nobody", (last_to and f"version {last_to}") or "nobody"
-        drift.append(Drift("champion_alias", champion or "none", f"champion is {now}; the graph left it at {was}."))
-    foreign = [version.version for version in versions if "lifecycle.eval_run_id" not in version.tags]
-    if foreign:
-        text = f"registered outside the graph, without an evaluation: version {', '.join(foreign)}."
-        drift.append(Drift("uc_model_version", foreign[-1], text))
-    changed = [s.registered_name for s in recorded if registered.get(s.registered_name) != s]
-    if changed:
-        text = f"not as the graph registered them: {', '.join(sorted(changed))}."
-        now_there = [registered[name].to_json() if name in registered else name for name in sorted(changed)]
-        drift.append(Drift("registered_scorers", digest(now_there), text))
-    return drift
+Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
@@ -66,39 +47,120 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(dg.AssetKey([agent.name, "deployment"])),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when the champion, a version or a scorer was changed outside Dagster. Records an "
-        "observation on the asset and sends an alert. Never twice: the cursor holds the drift already reported.",
+        description="Fires when an alias, a version, its tags or a scorer was changed outside Dagster. Records an "
+        "observation on the asset, makes what depends on it stale and sends an alert; changes nothing. When it is as "
+        "the graph left it again, that is recorded too. Never twice: the cursor holds the drift already reported.",
     )
     @bounded
     def sensor(
         context: dg.SensorEvaluationContext,
         registry: dg.ResourceParam[ModelRegistry],
+        ledger: dg.ResourceParam[AliasLedger],
         scorers: dg.ResourceParam[ScorerRegistry],
-        sql: dg.ResourceParam[SqlEngine],
     ) -> dg.SensorResult | dg.SkipReason:
-        move = last_move(sql, agent.spec.table_prefix)
-        recorded = latest(context.instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
-        drift = find_drift(
-            champion=registry.aliases(agent.spec.model_name).get(CHAMPION, ""),
-            last_to=move["to_version"] if move else "",
-            versions=registry.versions(agent.spec.model_name),
-            recorded=recorded.versions if recorded else [],
-            registered={s.registered_name: s for s in scorers.registered(agent)} if recorded else {},
-        )
+        entries = ledger.entries(agent)
+        drift = read_drift(context.instance, agent, entries, registry, scorers)
         now = DriftCursor(digest([(d.asset, d.state) for d in drift]) if drift else "")
-        if now == DriftCursor.from_json(context.cursor):
-            return dg.SkipReason(drift[0].sentence if drift else "Everything is as the graph left it.")
-        if drift and _under_way(context.instance, agent.name):
-            # Between moving an alias and writing the ledger, what the graph does itself looks like drift.
+        if context.cursor and now == DriftCursor.from_json(context.cursor):
+            return dg.SkipReason(drift[0].sentence if drift else _as_left(entries))
+        # Between a move's claim and its end, what the graph does itself looks like drift.
+        if drift and (_under_way(context.instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
             return dg.SkipReason(f"A run of {agent.name} is under way: what it changes is compared when it has ended.")
-        _alert(agent, drift, now)
+        last = {asset: _last(context.instance, agent.name, asset) for asset in ASSETS}
+        _alert(agent, [found for found in drift if not _is_reported(found, last[found.asset])], now)
         return dg.SensorResult(
-            asset_events=[observation(agent.name, found) for found in drift],
-            skip_reason=" ".join(found.sentence for found in drift) or "Everything is as the graph left it again.",
+            asset_events=events_of(agent.name, drift, last),
+            skip_reason=" ".join(found.sentence for found in drift) or _as_left(entries, again=bool(context.cursor)),
             cursor=now.to_json(),
         )
 
     return sensor
+
+
+def read_drift(
+    instance: dg.DagsterInstance,
+    agent: Agent,
+    entries: Sequence[Entry],
+    registry: ModelRegistry,
+    scorers: ScorerRegistry,
+) -> list[Drift]:
+    """The drift now: a few questions to MLflow and one to Dagster. Raises when one of them has no answer."""
+    name, key = agent.spec.model_name, dg.AssetKey([agent.name, "uc_model_version"])
+    recorded = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
+    aliases, versions = registry.aliases(name), registry.versions(name)
+    return find_drift(
+        aliases=aliases,
+        entries=entries,
+        versions=[_anew(registry, one) if one.version in named(aliases, entries) else one for one in versions],
+        recorded_versions=lambda: readable_records(instance, key, VersionRecord, limit=RECORDS),
+        recorded=recorded.versions if recorded else [],
+        registered={s.registered_name: s for s in scorers.registered(agent)} if recorded else {},
+    )
+
+
+def _anew(registry: ModelRegistry, version: RegisteredVersion) -> RegisteredVersion:
+    """The version as the registry has it now: listing versions may answer with tags read before."""
+    return registry.tag_version(version.name, version.version, {})
+
+
+def events_of(agent: str, drift: Sequence[Drift], last: Mapping[str, dg.AssetMaterialization | None]) -> list[Event]:
+    """What is recorded: each drift that was not yet, and each asset that is as the graph left it again.
+
+    `last` maps asset to its last materialization, which says by itself whether it reported a drift.
+    """
+    events: list[Event] = []
+    drifted = {found.asset: found for found in drift}
+    for asset in ASSETS:
+        found, before = drifted.get(asset), last.get(asset)
+        left = _left_at(before)
+        if found and not _is_reported(found, before):
+            marks = {LEFT: _version(before) if left is None else left}
+            events += _said(agent, asset, found.state, found.sentence, before, marks)
+        if not found and left is not None:
+            events += _said(agent, asset, left, "It is as the graph left it again.", before, {})
+    return events
+
+
+def _left_at(before: dg.AssetMaterialization | None) -> str | None:
+    """The data version the graph left an asset at whose last event reports a drift; None when it reports none."""
+    return str(before.metadata[LEFT].value) if before and LEFT in before.metadata else None
+
+
+def _is_reported(found: Drift, before: dg.AssetMaterialization | None) -> bool:
+    return _left_at(before) is not None and _version(before) == found.state
+
+
+def _said(
+    agent: str, asset: str, state: str, sentence: str, before: dg.AssetMaterialization | None, marks: dict[str, str]
+) -> list[Event]:
+    """The observation, and the change for what depends on the asset; nothing can on one never materialized."""
+    key, said = dg.AssetKey([agent, asset]), {"drift": sentence, "state": state}
+    events: list[Event] = [
+        dg.AssetObservation(asset_key=key, description=sentence, metadata=said, tags={DATA_VERSION: state})
+    ]
+    if before is not None:
+        kept = {name: value for name, value in before.metadata.items() if name not in (LEFT, *said)}
+        tags = {**(before.tags or {}), DATA_VERSION: state}
+        changed = {**kept, **said, **marks}
+        events.append(dg.AssetMaterialization(asset_key=key, description=sentence, metadata=changed, tags=tags))
+    return events
+
+
+def _version(before: dg.AssetMaterialization | None) -> str:
+    return (before.tags or {}).get(DATA_VERSION, "") if before else ""
+
+
+def _last(instance: dg.DagsterInstance, agent: str, asset: str) -> dg.AssetMaterialization | None:
+    entry = instance.get_latest_materialization_event(dg.AssetKey([agent, asset]))
+    return entry.asset_materialization if entry else None
+
+
+def _as_left(entries: Sequence[Entry], *, again: bool = False) -> str:
+    begun = unfinished(entries)
+    if begun:
+        move = begun[-1].move
+        return f"A move ({move.decision}) of {move.at} was begun and not finished: the next run carries it out."
+    return f"Everything is as the graph left it{' again' if again else ''}."
 
 
 def _under_way(instance: dg.DagsterInstance, agent: str) -> bool:
@@ -106,14 +168,8 @@ def _under_way(instance: dg.DagsterInstance, agent: str) -> bool:
     return any(is_run_of(agent, run) for run in instance.get_runs(dg.RunsFilter(statuses=running), limit=100))
 
 
-def observation(agent: str, found: Drift) -> dg.AssetObservation:
-    """The drift as an event on the asset's page, with the data version that makes what depends on it stale."""
-    return dg.AssetObservation(
-        asset_key=dg.AssetKey([agent, found.asset]),
-        description=found.sentence,
-        metadata={"drift": found.sentence, "state": found.state},
-        tags={"dagster/data_version": found.state},
-    )
+def _named(entries: Sequence[Entry]) -> list[tuple[int, bool]]:
+    return [(entry.number, entry.done) for entry in entries]
 
 
 def _alert(agent: Agent, drift: Sequence[Drift], now: DriftCursor) -> None:

@@ -7,8 +7,10 @@ import dagster as dg
 
 from lifecycle_assets.spec_file import Agent
 from sensors.alerts import alert_sensor
+from sensors.approval import approval_sensor
 from sensors.drift import champion_drift_sensor
 from sensors.labeling import label_sync_sensor, labeling_session_sensor
+from sensors.rollback import rollback_sensor
 from sensors.scorer_backfill import scorer_backfill_sensor
 
 
@@ -18,6 +20,8 @@ def agent_sensors(agent: Agent) -> list[dg.SensorDefinition]:
         scorer_backfill_sensor(agent),
         labeling_session_sensor(agent),
         label_sync_sensor(agent),
+        approval_sensor(agent),
         champion_drift_sensor(agent),
+        rollback_sensor(agent),
         alert_sensor(agent),
     ]

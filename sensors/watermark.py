@@ -113,3 +113,12 @@ class DriftCursor(Cursor):
     """The drift already reported, as a digest."""
 
     reported: str = ""
+
+
+@dataclass(frozen=True)
+class RollbackCursor(Cursor):
+    """The champion last judged and up to when its traces were archived then, and the one asked to be taken back."""
+
+    champion: str = ""
+    until: str = ""
+    fired: str = ""

@@ -23,9 +23,9 @@ import pytest
 import yaml
 
 from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.demo.runs import QUIET
 from lifecycle_assets.home import open_instance, prepare_home
 from lifecycle_assets.records import EvalRecord
+from lifecycle_assets.runner import QUIET
 from lifecycle_assets.spec_file import Agent, read_agent
 from resources.gateways import GATEWAYS
 from resources.mlflow_store import experiment_id, open_client, open_mlflow

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from docs import make_decisions
 from docs.make_reference import PAGE, render
 from lifecycle_assets.cli.main import COMMANDS
 from lifecycle_assets.spec import AgentSpec
@@ -39,6 +40,11 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_reference_is_that_of_the_code():
     assert PAGE.read_text(encoding="utf-8") == render(), "run python -m docs.make_reference"
+
+
+def test_the_table_of_decisions_is_that_of_the_code():
+    page = make_decisions.PAGE.read_text(encoding="utf-8")
+    assert page == make_decisions.render(), "run python -m docs.make_decisions"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -38,7 +38,7 @@ CHECKS = {
         "signature_present",
     },
     "eval_results": {"gate!", "scorers_ran!"},
-    "uc_model_version": {"loads_back!", "linked_to_logged_model!"},
+    "uc_model_version": {"loads_back!", "linked_to_logged_model!", "shadow"},
     "champion_alias": {"points_at_gated_version"},
     "deployment": {"running_version_matches_champion"},
     "registered_scorers": {"self_contained!", "within_limits!", "as_declared"},
@@ -48,12 +48,14 @@ CHECKS = {
     "human_labels": {"reviewer_agreement"},
     "judge_agreement": {"judges_agree_with_people"},
 }
-JOBS = {"release", "monitor", "scorer_backfill", "labeling"}
+JOBS = {"release", "monitor", "scorer_backfill", "labeling", "rollback", "shadow"}
 SENSORS = {
     "scorer_backfill_sensor",
     "labeling_session_sensor",
     "label_sync_sensor",
+    "approval_sensor",
     "champion_drift_sensor",
+    "rollback_sensor",
     "alert_sensor",
 }
 SCHEDULES = {"monitor_hourly", "labeling_weekly"}

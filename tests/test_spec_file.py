@@ -49,6 +49,12 @@ def refused(folder: Path, change: Change) -> str:
             "exactly one of at_least and at_most",
         ),
         (lambda a: a["labeling"]["schemas"][0].update(judges="nosuch"), "labeling.schemas.judges", "declared are"),
+        (
+            lambda a: a.update(rollback={"rules": [{"metric": "nosuch/mean", "max_drop": 0.1}]}),
+            "rollback.rules[0].metric: unknown metric 'nosuch/mean'",
+            "a scorer of length, shouted",
+        ),
+        (lambda a: a.update(rollback={"automatic": True}), "attributes.rollback", "add rules, or remove automatic"),
         (lambda a: a.update(archive={"redact": [{"pattern": "("}]}), "archive.redact[0].pattern", "correct it"),
         (
             lambda a: a["scorers"].extend(dict(a["scorers"][0], name=f"s{i}") for i in range(20)),

@@ -137,7 +137,8 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
         deps=["logged_model", "eval_dataset"],
         kinds={"mlflow"},
         blocking={
-            "gate": "The evaluation reaches every declared threshold and is not worse than the champion.",
+            "gate": "The evaluation reaches every declared threshold and, record by record, is not worse than the "
+            "champion.",
             "scorers_ran": "Every scorer answered every row, and the agent failed on none beyond the allowed rate.",
         },
         pool=f"{agent.name}_evaluation",
@@ -149,9 +150,10 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """`mlflow.genai.evaluate` of the logged model on the dataset, and the gate's verdict on it.
 
-        The champion is evaluated on the same dataset with the same scorers when that has not been done. Safe to run
-        again: a finished evaluation of the same model, dataset digest and scorers is read back, an interrupted one
-        is started over.
+        The champion is evaluated on the same dataset with the same scorers when that has not been done, and the two
+        are compared record by record. The whole decision is kept on the evaluation's MLflow run. Safe to run again: a
+        finished evaluation of the same model, dataset digest and scorers is read back, an interrupted one is started
+        over.
         """
         model = upstream(context, "logged_model", ModelRecord)
         dataset = upstream(context, "eval_dataset", DatasetRecord)
@@ -160,20 +162,23 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
         )
         incumbent = evaluate_champion(agent, model.model_id, dataset, registry, evaluator, progress=context.log.info)
         verdict = judge(evaluated.evidence, agent.spec.eval.gate, incumbent.evidence if incumbent else None)
-        record = eval_record(dataset, evaluated, incumbent, verdict, agent.spec.eval.gate)
-        evaluator.attach_verdict(
-            evaluated.run_id,
-            {
-                "verdict": verdict.verdict,
-                "evidence_digest": record.evidence_digest,
-                "reasons": " ".join(verdict.reasons),
-            },
+        record = eval_record(
+            model,
+            dataset,
+            evaluated,
+            incumbent,
+            verdict,
+            agent.spec.eval.gate,
+            actor=context.run.tags.get("user", "dagster"),
+            dagster_run_id=context.run.run_id,
         )
+        evaluator.keep_decision(record)
         return result(
             record,
             data_version=evaluated.run_id,
             metadata={
                 "verdict": verdict.verdict,
+                "comparison": verdict.comparison.replace("_", " "),
                 "mlflow/run_id": evaluated.run_id,
                 "mlflow/model_id": model.model_id,
                 "dataset_digest": dataset.digest,

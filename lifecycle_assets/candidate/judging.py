@@ -6,14 +6,16 @@ Not here: the verdict's rules (`gate.py`), the assets (`assets.py`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
-from lifecycle_assets.gate import Evidence, Verdict, failing_scorers, metric_value
-from lifecycle_assets.records import DatasetRecord, EvalRecord
+from lifecycle_assets.gate import Evidence, Finding, Verdict, failing_scorers, metric_value, rows_digest
+from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord
+from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import AGGREGATIONS, Gate
-from lifecycle_assets.text import plain, table, thresholds_plot
+from lifecycle_assets.text import differences_plot, plain, table, thresholds_plot
 from resources.evaluator import Evaluated, Evaluator
 from resources.model_registry import LoggedModel, ModelRegistry
 from resources.worker import Progress
@@ -64,24 +66,37 @@ def evaluate_champion(
     *,
     progress: Progress,
 ) -> Evaluated | None:
-    """The champion's evaluation on the same dataset and scorers; None when nobody, or the candidate, is champion."""
-    champion = registry.aliases(agent.spec.model_name).get("champion")
-    if champion is None or agent.spec.eval.gate.incumbent is None:
+    """The champion's evaluation on the same dataset and scorers; None when nobody, or the candidate, is champion.
+
+    It is made anew only when there is none about this dataset digest and these scorer versions: a logged model never
+    changes, so that the age of what it answered says nothing. None, too, when the gate compares nothing.
+    """
+    gate = agent.spec.eval.gate
+    champion = registry.aliases(agent.spec.model_name).get(CHAMPION)
+    if champion is None or gate.incumbent is None or gate.mode == "disabled":
         return None
     version = next((v for v in registry.versions(agent.spec.model_name) if v.version == champion), None)
     if version is not None and version.model_id == candidate_id:
         return None
     if version is None or not version.model_id:
         progress(f"champion is version {champion}, which no logged model is linked to: nothing to compare with")
-        return Evaluated("", Evidence("", dataset.digest, {}, 0, {}), 0, reused=False, at="")
+        return Evaluated("", Evidence("", dataset.digest, {}, 0, {}, []), 0, reused=False, at="")
     progress(f"comparing with the champion, version {champion} ({version.model_id})")
-    return evaluator.evaluate(agent, version.model_id, dataset, progress=progress)
+    return evaluator.evaluate(agent, version.model_id, dataset, progress=progress, any_age=True)
 
 
 def eval_record(
-    dataset: DatasetRecord, evaluated: Evaluated, incumbent: Evaluated | None, verdict: Verdict, gate: Gate
+    model: ModelRecord,
+    dataset: DatasetRecord,
+    evaluated: Evaluated,
+    incumbent: Evaluated | None,
+    verdict: Verdict,
+    gate: Gate,
+    *,
+    actor: str,
+    dagster_run_id: str,
 ) -> EvalRecord:
-    """The evaluation and its verdict as the record the release half rests on."""
+    """The whole decision, as the record the release half rests on. Its size does not depend on the number of rows."""
     evidence = evaluated.evidence
     metrics = {
         f"{scorer}/{aggregation}": value
@@ -92,59 +107,94 @@ def eval_record(
     return EvalRecord(
         run_id=evaluated.run_id,
         model_id=evidence.model_id,
+        source_digest=model.source_digest,
+        git_commit=model.git_commit,
         dataset_name=dataset.name,
         dataset_digest=evidence.dataset_digest,
         scorers=dict(evidence.scorers),
         rows=evidence.rows,
-        rows_digest="",
-        source_digest="",
-        git_commit="",
-        findings=[],
-        comparison="none",
-        incumbent_rows_digest="",
-        actor="",
-        dagster_run_id="",
-        errors=sum(1 for outcomes in evidence.outcomes.values() for outcome in outcomes if outcome.error),
+        rows_digest=rows_digest(evidence),
+        errors=sum(1 for outcomes in evidence.outcomes.values() for outcome in outcomes if outcome.failure),
         metrics=metrics,
         verdict=verdict.verdict,
         reasons=list(verdict.reasons),
+        findings=[finding.to_json() for finding in verdict.findings],
+        comparison=verdict.comparison,
         incumbent_run_id=incumbent.run_id if incumbent else "",
         incumbent_model_id=incumbent.evidence.model_id if incumbent else "",
+        incumbent_rows_digest=rows_digest(incumbent.evidence) if incumbent and incumbent.run_id else "",
         gate_digest=gate.digest,
         at=evaluated.at,
+        actor=actor,
+        dagster_run_id=dagster_run_id,
     )
 
 
 def eval_checks(verdict: Verdict, evaluated: Evaluated, gate: Gate) -> list[dg.AssetCheckResult]:
-    """The verdict and the scorers' health as asset checks."""
-    rows = [(f.metric, f.value, f.limit, f.incumbent, f.passed) for f in verdict.findings]
-    metadata: dict[str, dg.MetadataValue] = {
-        "findings": table(
-            ["metric", "value", "limit", "champion", "rows", "passed"],
-            [
-                (f.metric, f.value, f"{f.direction} {f.limit:g}", f.incumbent, f.rows, f.passed)
-                for f in verdict.findings
-            ],
-        )
-    }
-    if rows:
-        metadata["plot"] = thresholds_plot("Candidate against its thresholds", rows)
-    failures = _failures(evaluated)
+    """The verdict and the scorers' health as asset checks.
+
+    Anything but a passed gate is shown as a failed check; only a verdict that blocks has the severity that does.
+    """
+    compared = [one.comparison for one in verdict.findings if one.comparison]
     return [
         dg.AssetCheckResult(
             check_name="gate",
-            passed=verdict.lets_through,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=" ".join(plain(reason, 500) for reason in verdict.reasons) or "Every threshold is reached.",
-            metadata=metadata,
+            passed=verdict.verdict == "passed",
+            severity=dg.AssetCheckSeverity.WARN if verdict.lets_through else dg.AssetCheckSeverity.ERROR,
+            description=" ".join(plain(reason, 500) for reason in verdict.reasons)
+            or " ".join(["Every threshold is reached.", *(plain(one.sentence, 500) for one in compared)]),
+            metadata=_shown(verdict),
         ),
         dg.AssetCheckResult(
             check_name="scorers_ran",
             passed=not _dead_scorers(evaluated.evidence) and not failing_scorers(evaluated.evidence, gate),
-            description=" ".join(failures)
+            description=" ".join(_failures(evaluated))
             or f"{len(evaluated.evidence.outcomes)} scorers answered {evaluated.evidence.rows} rows.",
             metadata={"agent_errors": evaluated.agent_errors},
         ),
+    ]
+
+
+def _shown(verdict: Verdict) -> dict[str, dg.MetadataValue]:
+    """The findings as a table and as pictures."""
+    shown: dict[str, dg.MetadataValue] = {"verdict": dg.MetadataValue.text(verdict.verdict)}
+    if not verdict.findings:
+        return shown
+    columns = ["metric", "candidate", "limit", "champion", "difference", "outcome", "rows", "errors", "passed"]
+    shown["comparison"] = dg.MetadataValue.text(verdict.comparison.replace("_", " "))
+    shown["findings"] = table(columns, [_cells(finding) for finding in verdict.findings])
+    rows = [(f.metric, f.value, f.limit, f.incumbent, f.passed) for f in verdict.findings]
+    shown["plot"] = thresholds_plot("Candidate against its thresholds", rows)
+    differences = [
+        (f.metric, one.difference, one.low, one.high, one.allowed, one.outcome.replace("_", " "))
+        for f in verdict.findings
+        if (one := f.comparison) is not None and one.difference is not None
+    ]
+    if differences:
+        shown["differences"] = differences_plot("Candidate against champion, on the same records", differences)
+    return shown
+
+
+def _cells(finding: Finding) -> list[Any]:
+    one = finding.comparison
+    limit, errors = f"{finding.direction} {finding.limit:g}", f"{finding.error_rate:.1%}"
+    difference, outcome = "", ""
+    if one is not None:
+        outcome = one.outcome.replace("_", " ") + (f", about {one.needed} rows needed" if one.needed else "")
+        difference = "" if one.difference is None else f"{one.difference:.3g}"
+        if one.low is not None and one.high is not None:
+            difference += f" ({one.low:.3g} to {one.high:.3g})"
+    candidate, champion = finding.value, finding.incumbent
+    return [
+        finding.metric,
+        candidate,
+        limit,
+        champion,
+        difference,
+        outcome,
+        finding.rows,
+        errors,
+        finding.passed,
     ]
 
 
@@ -153,14 +203,14 @@ def _dead_scorers(evidence: Evidence) -> list[str]:
     return [
         scorer
         for scorer, outcomes in evidence.outcomes.items()
-        if len(outcomes) != evidence.rows or not outcomes or all(outcome.error for outcome in outcomes)
+        if len(outcomes) != evidence.rows or not outcomes or all(outcome.failure for outcome in outcomes)
     ] or ([] if evidence.rows and evidence.outcomes else ["all"])
 
 
 def _failures(evaluated: Evaluated) -> Sequence[str]:
     sentences = []
     for scorer, outcomes in evaluated.evidence.outcomes.items():
-        errors = [outcome.error for outcome in outcomes if outcome.error]
+        errors = [outcome.failure for outcome in outcomes if outcome.failure]
         if errors:
             sentences.append(f"{scorer} failed on {len(errors)} of {len(outcomes)} rows: {plain(errors[0])}")
     if not evaluated.evidence.rows:

@@ -97,7 +97,9 @@ def _print(found: dict[str, Any]) -> None:
     rows = []
     for node in found["nodes"]:
         facts = [
-            f"{key} {clean(value)}" for key, value in node.items() if key not in _SHOWN and value not in ("", None, {})
+            f"{key} {clean('; '.join(map(str, value)) if isinstance(value, list) else value)}"
+            for key, value in node.items()
+            if key not in _SHOWN and value not in ("", None, {}, [])
         ]
         here = "*" if node["id"] == found["node"] else ""
         rows.append((here, node["kind"], node["id"], node["at"], ", ".join(facts), causes.get(node["id"], [])))

@@ -22,7 +22,10 @@ KINDS = (
     "logged_model",
     "dataset",
     "evaluation_run",
+    "decision",
     "model_version",
+    "approval",
+    "challenger_move",
     "champion_move",
     "alias",
     "deployment",
@@ -35,6 +38,11 @@ KINDS = (
     "human_labels",
 )
 """Kinds of nodes in the order of the lifecycle."""
+
+
+COMPARED = "compared with"
+"""Kind of edge from the champion's evaluation to a decision: it is shown and not followed, else every version would
+come from all before it."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +81,19 @@ class Graph:
             self.edges[source, target, kind] = None
 
     def around(self, start: str) -> tuple[list[Node], list[tuple[str, str, str]]]:
-        """The nodes `start` came from, those that came from it, their scorers, and the edges on those ways."""
-        edges = [edge for edge in self.edges if edge[0] in self.nodes and edge[1] in self.nodes]
+        """The nodes `start` came from, those that came from it, and the edges on those ways.
+
+        Their scorers, and the evaluations they were compared with, stand beside them.
+        """
+        known = [edge for edge in self.edges if edge[0] in self.nodes and edge[1] in self.nodes]
+        edges = [edge for edge in known if edge[2] != COMPARED]
         up = _reach(start, [(target, source) for source, target, _ in edges])
         down = _reach(start, [(source, target) for source, target, _ in edges])
         kept = [e for e in edges if (e[0] in up and e[1] in up) or (e[0] in down and e[1] in down)]
         chain = up | down
-        scored = [e for e in edges if self.nodes[e[0]].kind == "scorer" and e[1] in chain]
-        chain |= {source for source, _, _ in scored}
-        kept += [edge for edge in scored if edge not in kept]
+        beside = [e for e in known if (self.nodes[e[0]].kind == "scorer" or e[2] == COMPARED) and e[1] in chain]
+        chain |= {source for source, _, _ in beside}
+        kept += [edge for edge in beside if edge not in kept]
         nodes = [node for node in self.nodes.values() if node.id in chain]
         return sorted(nodes, key=lambda node: (KINDS.index(node.kind), node.at, node.id)), kept
 

@@ -25,6 +25,10 @@ COMMANDS = {
     "doctor": "What this platform can do, what is missing, and how to mend it.",
     "serve": "Serve what champion names, on the loopback interface.",
     "query": "Read-only SQL over an agent's tables and views.",
+    "approve": "Approve the version that waits, so that it becomes champion.",
+    "reject": "Reject the version that waits.",
+    "rollback": "Take the champion back to the version before it, or to a named one.",
+    "shadow": "Compare a version with the champion on the champion's recorded requests.",
     "bundle": "Write a Databricks Asset Bundle with an agent's periodic jobs.",
 }
 """Command to its help; the command is the object of that name in the module of that name."""

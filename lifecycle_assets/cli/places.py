@@ -20,6 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from lifecycle_assets.cli.release_state import read_state
 from lifecycle_assets.cli.sources import Sources, probe_sqlite, shown_uri, sqlite_file
 from lifecycle_assets.finding import Finding
 from lifecycle_assets.refused import Refused
@@ -28,7 +29,7 @@ from resources.explain import explain, explained, without_password
 from resources.mlflow_store import SETTINGS
 from resources.platform import Platform
 from resources.scorer_source import JUDGE_MODEL
-from resources.webhook import configured
+from resources.webhook import Webhook, configured
 
 PROJECT = "lifecycle-assets"
 PACKAGES = ("dagster", "mlflow", "deltalake", "duckdb")
@@ -157,15 +158,24 @@ def _server(platform: Platform) -> Finding:
 
 
 def registry(sources: Sources, agents: Sequence[Agent]) -> Finding:
-    """Whether aliases can be read."""
+    """Whether versions, aliases and the ledger can be read, and whether every alias of ours names a version."""
     if not agents or not sources.has_store:
         return Finding("registry", "ok", "nothing is registered yet")
     try:
         with explained(sources.platform.registry_uri):
-            named = {agent.name: sources.registry.aliases(agent.spec.model_name) for agent in agents}
+            states = {agent.name: read_state(agent, sources) for agent in agents}
     except Refused as refusal:
         return Finding("registry", "fail", str(refusal), "Then run lifecycle doctor again.")
-    shown = ", ".join(f"{name} champion {aliases.get('champion', 'nobody')}" for name, aliases in named.items())
+    lost = [
+        f"{name}: {alias} is version {number}, which was deleted"
+        for name, state in states.items()
+        for alias, number in state.named.items()
+        if not state.version(number)
+    ]
+    if lost:
+        remedy = f"Run lifecycle rollback {lost[0].partition(':')[0]}, or release again."
+        return Finding("registry", "fail", "; ".join(lost), remedy)
+    shown = ", ".join(f"{name} champion {state.champion or 'nobody'}" for name, state in states.items())
     return Finding("registry", "ok", f"can be read: {shown}")
 
 
@@ -192,7 +202,7 @@ def declarations(agents: Sequence[Agent], broken: Sequence[str]) -> Iterator[Fin
 
 
 def webhooks(agents: Sequence[Agent]) -> Iterator[Finding]:
-    """Whether alerts have somewhere to go; the address itself is not shown."""
+    """Whether alerts and hand-offs have somewhere to go; neither address nor secret is shown."""
     for variable in sorted({agent.spec.alerts.webhook_env for agent in agents}):
         well = configured(variable)
         text = "configured" if well else f"{variable} is not set: no message is sent"
@@ -202,6 +212,15 @@ def webhooks(agents: Sequence[Agent]) -> Iterator[Finding]:
             text,
             "" if well else f"Set {variable} to your webhook's address.",
         )
+    for agent in agents:
+        declared = agent.spec.deployment
+        if declared.target == "webhook":
+            try:
+                Webhook(declared.url_env, secret_env=declared.secret_env).require()
+            except Refused as refusal:
+                yield Finding("deployment webhook", "fail", str(refusal), f"Then materialize {agent.name}/deployment.")
+            else:
+                yield Finding("deployment webhook", "ok", f"{agent.name}: configured, signed")
 
 
 def models(agents: Sequence[Agent]) -> Iterator[Finding]:

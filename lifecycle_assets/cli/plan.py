@@ -2,11 +2,11 @@
 
 Lives here: one function a thing that is declared, each giving the differences it sees.
 Add here: a thing that is declared and can differ.
-Not here: changing anything; where stages stand (`status.py`).
+Not here: changing anything; where stages stand (`status.py`), versions, aliases and deployment (`plan_release.py`).
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,16 @@ import click
 
 from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.agents import one_agent
+from lifecycle_assets.cli.differences import BARRED, STANDS, UNCHANGED, Difference
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
+from lifecycle_assets.cli.plan_release import (
+    alias_differences,
+    deployment_differences,
+    scorer_drifts,
+    version_differences,
+)
 from lifecycle_assets.cli.sources import Sources, guarded
-from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord, ScorerVersion, SourceRecord
-from lifecycle_assets.release.aliases import CHAMPION
-from lifecycle_assets.release.promotion import last_move
+from lifecycle_assets.records import DatasetRecord, ModelRecord, ScorerVersion, SourceRecord
 from lifecycle_assets.spec_file import Agent, dataset_rows
 from resources.dataset_rows import canonical, rows_of
 from resources.eval_dataset import find_dataset
@@ -26,28 +31,13 @@ from resources.platform import Platform
 from resources.scorer_source import DeclaredScorer, declared_scorers
 from resources.tables import TABLES
 
-UNCHANGED = "unchanged"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One declared thing, what would happen in words, and the job that does it (empty when nothing would).
-
-    `change` is `new`, `changed`, `stopped`, `drift`, `missing` or `unchanged`.
-    """
-
-    what: str
-    change: str
-    text: str
-    job: str = ""
-
 
 def agent_plan(agent: Agent, sources: Sources) -> dict[str, dict[str, Any]]:
     """By thing: `state`, and `differences` when it could be read."""
 
     def facts(read: Callable[[Agent, Sources], list[Difference]]) -> dict[str, Any]:
         found = read(agent, sources)
-        changes = any(one.change != UNCHANGED for one in found)
+        changes = any(one.change not in (UNCHANGED, BARRED) for one in found)
         return {"differences": [asdict(one) for one in found], **({"state": "differs"} if changes else {})}
 
     return {thing: guarded(sources, partial(facts, read)) for thing, read in THINGS.items()}
@@ -116,6 +106,7 @@ def _scorers(agent: Agent, sources: Sources) -> list[Difference]:
     active = {scorer.name for scorer in declared}
     waiting = [scorer for scorer in agent.spec.scorers if scorer.name not in active]
     return [
+        *scorer_drifts(agent, sources, registered),
         *scorer_differences(agent.name, declared, registered),
         *(
             Difference(one.name, UNCHANGED, f"Left out: the environment variable {one.requires} is not set.")
@@ -161,44 +152,6 @@ def _scorer(declared: DeclaredScorer, known: ScorerVersion | None, job: str) -> 
     )
 
 
-def _aliases(agent: Agent, sources: Sources) -> list[Difference]:
-    aliases = sources.registry.aliases(agent.spec.model_name) if sources.has_store else {}
-    move = last_move(sources.sql, agent.spec.table_prefix)
-    evaluation = sources.latest(agent, "eval_results", EvalRecord)
-    versions = (
-        {v.model_id: v.version for v in sources.registry.versions(agent.spec.model_name)} if sources.has_store else {}
-    )
-    live, ledger, job = aliases.get(CHAMPION, ""), move["to_version"] if move else "", f"{agent.name}_release"
-    if live != ledger:
-        text = f"champion is {_who(live)}, the ledger says {_who(ledger)}: somebody moved it outside the graph."
-        return [Difference(CHAMPION, "drift", text, job)]
-    if evaluation and evaluation.record.verdict != "failed" and versions.get(evaluation.record.model_id) != live:
-        passed = evaluation.record
-        text = (
-            f"{passed.model_id} has the verdict {passed.verdict}: champion would move from {_who(live)} to its version."
-        )
-        return [Difference(CHAMPION, "changed", text, job)]
-    if not live:
-        return [
-            Difference(CHAMPION, "new", "Nobody is champion; the first version that passes its gate would be.", job)
-        ]
-    return [Difference(CHAMPION, UNCHANGED, f"champion is version {live}, as the ledger says.")]
-
-
-def _deployment(agent: Agent, sources: Sources) -> list[Difference]:
-    target, job = agent.spec.deployment.target, f"{agent.name}_release"
-    live = sources.registry.aliases(agent.spec.model_name).get(CHAMPION, "") if sources.has_store else ""
-    handed = sources.deployer.current(agent)
-    if target == "none":
-        return [Difference("deployment", UNCHANGED, "The declared target is none.")]
-    if handed is None:
-        return [Difference("deployment", "new", "Nothing was handed over; the champion would be.", job)]
-    if handed.version != live:
-        text = f"Handed over is version {handed.version}, champion is {_who(live)}: the champion would be handed over."
-        return [Difference("deployment", "changed", text, job)]
-    return [Difference("deployment", UNCHANGED, f"Version {handed.version} is handed over.")]
-
-
 def _tables(agent: Agent, sources: Sources) -> list[Difference]:
     prefix = agent.spec.table_prefix
     job_of = {"promotions": f"{agent.name}_release"}
@@ -227,17 +180,14 @@ def _grants(agent: Agent, sources: Sources) -> list[Difference]:
 THINGS: dict[str, Callable[[Agent, Sources], list[Difference]]] = {
     "logged_model": _model,
     "eval_dataset": _dataset,
-    "aliases": _aliases,
-    "deployment": _deployment,
+    "versions": version_differences,
+    "aliases": alias_differences,
+    "deployment": deployment_differences,
     "scorers": _scorers,
     "tables": _tables,
     "grants": _grants,
 }
 """Thing to its reader, in the order of the lifecycle."""
-
-
-def _who(version: str) -> str:
-    return f"version {version}" if version else "nobody"
 
 
 @click.command()
@@ -247,7 +197,7 @@ def plan(agent: str, as_json: bool) -> int:
     """Declared against actual; changes nothing."""
     found = agent_plan(one_agent(agent), Sources(Platform.from_env()))
     differences = [
-        one for thing in found.values() for one in thing.get("differences", []) if one["change"] != UNCHANGED
+        one for thing in found.values() for one in thing.get("differences", []) if one["change"] not in STANDS
     ]
     if as_json:
         print_json({"agent": agent, "changes": len(differences), "things": found})
@@ -258,7 +208,7 @@ def plan(agent: str, as_json: bool) -> int:
                 print_line(f"  {thing['why']}")
             for one in thing.get("differences", []):
                 print_line(
-                    f"  {one['change']:<10}{one['what']}: {one['text']}"
+                    f"  {one['change']:<12}{one['what']}: {one['text']}"
                     + (f" [job {one['job']}]" if one["job"] else "")
                 )
         print_line(f"{len(differences)} would change; nothing was changed.")

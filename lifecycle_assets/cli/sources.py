@@ -23,8 +23,10 @@ from lifecycle_assets.home import open_instance
 from lifecycle_assets.records import Record
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.alias_ledger import AliasLedger
 from resources.archive import Archive
 from resources.deployer import Deployer
+from resources.evaluator import Evaluator
 from resources.explain import explained, without_password
 from resources.gateways import GATEWAYS
 from resources.labeling_desk import LabelingDesk
@@ -95,6 +97,16 @@ class Sources:
     def registry(self) -> ModelRegistry:
         """Models, versions, aliases."""
         return self._gateway("registry")
+
+    @property
+    def ledger(self) -> AliasLedger:
+        """Moves of aliases."""
+        return self._gateway("ledger")
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Evaluations and the decisions on them."""
+        return self._gateway("evaluator")
 
     @property
     def scorers(self) -> ScorerRegistry:

@@ -2,28 +2,25 @@
 
 Lives here: one function a stage, each reading its facts from where they are kept.
 Add here: a stage, or a fact of one.
-Not here: printing (`status.py`), what should change (`plan.py`).
+Not here: the release group (`stages_release.py`), printing (`status.py`), what should change (`plan.py`).
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.output import iso
 from lifecycle_assets.cli.sources import Sources, guarded
+from lifecycle_assets.cli.stages_release import Facts, champion_stage, deployment_stage, differs, version_stage
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.records import (
-    ChampionRecord,
     DatasetRecord,
     EvalRecord,
     ModelRecord,
     ScoresRecord,
     SessionRecord,
 )
-from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
-from lifecycle_assets.release.promotion import last_move
 from lifecycle_assets.spec_file import Agent
 
 SESSIONS = 5
@@ -31,8 +28,6 @@ SESSIONS = 5
 
 DAYS = 60
 """Materializations of `trace_scores` among which the newest day is looked for."""
-
-Facts = dict[str, Any]
 
 
 def agent_status(agent: Agent, sources: Sources) -> Facts:
@@ -74,7 +69,7 @@ def _model(agent: Agent, sources: Sources) -> Facts | None:
         "model_id": model.model_id,
         "run_id": model.run_id,
         "source_digest": model.source_digest,
-        **_differs(behind),
+        **differs(behind),
     }
 
 
@@ -93,59 +88,6 @@ def _evaluation(agent: Agent, sources: Sources) -> Facts | None:
         "errors": record.errors,
         "dataset_digest": record.dataset_digest,
         "metrics": record.metrics,
-    }
-
-
-def _version(agent: Agent, sources: Sources) -> Facts | None:
-    versions = sources.registry.versions(agent.spec.model_name) if sources.has_store else []
-    if not versions:
-        return None
-    newest = versions[-1]
-    return {
-        "at": iso(newest.created_ms / 1000),
-        "version": newest.version,
-        "model_id": newest.model_id,
-        "verdict": newest.tags.get("lifecycle.verdict", ""),
-        "versions": len(versions),
-    }
-
-
-def _champion(agent: Agent, sources: Sources) -> Facts | None:
-    aliases = sources.registry.aliases(agent.spec.model_name) if sources.has_store else {}
-    recorded = sources.latest(agent, "champion_alias", ChampionRecord)
-    move = last_move(sources.sql, agent.spec.table_prefix)
-    if not aliases and recorded is None and move is None:
-        return None
-    live, ledger = aliases.get(CHAMPION, ""), move["to_version"] if move else ""
-    known = {"the last record": recorded.record.version if recorded else "", "the ledger": ledger}
-    others = [
-        f"{where} says {'version ' + said if said else 'nobody'}" for where, said in known.items() if said != live
-    ]
-    differs = f"champion is {'version ' + live if live else 'nobody'}, {', '.join(others)}" if others else ""
-    return {
-        "at": iso(move["at"]) if move else "",
-        "champion": live,
-        "previous": aliases.get(PREVIOUS, ""),
-        "recorded": known["the last record"],
-        "ledger": ledger,
-        **_differs(differs),
-    }
-
-
-def _deployment(agent: Agent, sources: Sources) -> Facts | None:
-    handed = sources.deployer.current(agent)
-    if handed is None:
-        return None
-    live = sources.registry.aliases(agent.spec.model_name).get(CHAMPION, "") if sources.has_store else ""
-    differs = (
-        "" if live == handed.version else f"handed over is version {handed.version}, champion is {live or 'nobody'}"
-    )
-    return {
-        "at": handed.handed_at,
-        "target": handed.target,
-        "version": handed.version,
-        "model_id": handed.model_id,
-        **_differs(differs),
     }
 
 
@@ -243,9 +185,9 @@ STAGES: dict[str, Callable[[Agent, Sources], Facts | None]] = {
     "eval_dataset": _dataset,
     "logged_model": _model,
     "eval_results": _evaluation,
-    "uc_model_version": _version,
-    "champion_alias": _champion,
-    "deployment": _deployment,
+    "uc_model_version": version_stage,
+    "champion_alias": champion_stage,
+    "deployment": deployment_stage,
     "registered_scorers": _scorers,
     "trace_scores": _coverage,
     "archived_traces": _archive,
@@ -253,7 +195,3 @@ STAGES: dict[str, Callable[[Agent, Sources], Facts | None]] = {
     "checks": _checks,
 }
 """Stage to its reader, in the order of the lifecycle."""
-
-
-def _differs(sentence: str) -> Facts:
-    return {"state": "differs", "why": sentence} if sentence else {}

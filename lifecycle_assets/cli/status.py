@@ -14,7 +14,8 @@ import click
 from lifecycle_assets.cli.agents import chosen_agents
 from lifecycle_assets.cli.output import clean, json_option, mark, print_json, print_line, print_table
 from lifecycle_assets.cli.sources import Sources, shown_uri
-from lifecycle_assets.cli.stages import Facts, agent_status
+from lifecycle_assets.cli.stages import agent_status
+from lifecycle_assets.cli.stages_release import Facts
 from resources.platform import Platform
 
 
@@ -71,6 +72,11 @@ def _print(name: str, stages: Facts) -> None:
             ["labeling session", "items", "completed", "opened"],
             [(s["name"], s["items"], s["completed"], s["opened_at"]) for s in shown],
         )
+    waiting = stages["champion_alias"].get("waiting")
+    if waiting:
+        print_line(f"  waiting: version {waiting['version']} since {waiting['since']}: {waiting['approve']}")
+    for one in stages["champion_alias"].get("barred", []):
+        print_line(f"  barred: version {one['version']} was taken back at {one['since']}: {one['why']}")
     for one in stages["checks"].get("failed", []):
         print_line(f"  failed: {one['asset']} {one['check']} ({one['severity']}): {one['why']}")
 

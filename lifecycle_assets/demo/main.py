@@ -19,7 +19,6 @@ from rich.table import Table
 
 from lifecycle_assets.definitions import defs
 from lifecycle_assets.demo.reviewer import answers_for
-from lifecycle_assets.demo.runs import Runner
 from lifecycle_assets.demo.snapshot import Snapshot, take
 from lifecycle_assets.demo.traffic import read_visits, send_traffic
 from lifecycle_assets.edges import latest
@@ -27,6 +26,7 @@ from lifecycle_assets.home import open_instance, prepare_home
 from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review.assets import sessions_of
+from lifecycle_assets.runner import Runner
 from lifecycle_assets.spec_file import Agent, find_agents
 from resources.census import count
 from resources.labeling_desk import MlflowLabelingDesk

@@ -2,17 +2,24 @@
 
 Lives here: handing the champion to the runtime, and holding the newest trace against the champion.
 Add here: a fact the runtime must be told, a further proof.
-Not here: targets and how each is told (`resources/deployer.py`, `resources/databricks/deployment/`).
+Not here: targets and how each is told (`resources/deployer.py`, `resources/databricks/deployment/`), the files for
+runtimes nobody tells (`resources/hand_off.py`).
 """
+
+import re
+from typing import Any
 
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
 from lifecycle_assets.records import ChampionRecord, DeploymentRecord
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import table
-from resources.deployer import Deployer
+from resources import run_marks as marks
+from resources.deployer import Deployer, Move, variables_elsewhere
+from resources.hand_off import deployment_tags, keep_files, rendered
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.trace_store import TraceStore
@@ -25,21 +32,34 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
     """Declare `<agent>/deployment`."""
 
     @lifecycle_asset(
-        agent.name, group=GROUP, deps=["champion_alias"], kinds={"mlflow"}, pool=f"{agent.name}_deployment"
+        agent.name,
+        group=GROUP,
+        deps=["champion_alias"],
+        kinds={"mlflow"},
+        pool=f"{agent.name}_deployment",
+        skippable=True,
     )
     def deployment(
-        context: dg.AssetExecutionContext, deployer: dg.ResourceParam[Deployer], tracing: dg.ResourceParam[Tracing]
-    ) -> dg.MaterializeResult:
+        context: dg.AssetExecutionContext,
+        deployer: dg.ResourceParam[Deployer],
+        registry: dg.ResourceParam[ModelRegistry],
+        tracing: dg.ResourceParam[Tracing],
+    ) -> dg.MaterializeResult | None:
         """What was handed to the runtime: the version, and the environment that makes its traces name the model.
 
-        To a file that `lifecycle serve` starts from, or to an endpoint, an app or a job of a workspace, which is waited
-        for. A failed update is taken back to what ran before. Safe to run again: the runtime is asked what it was told
-        last, and told nothing when that is the same.
+        To a file that `lifecycle serve` starts from, to a receiver of your own, or to an endpoint, an app or a job of a
+        workspace, which is waited for. A failed update is taken back to what ran before. The version's tags say where
+        it went and when. Left out while nobody is champion, such as when the first version waits for its approval. Safe
+        to run again, and to go back to a former version: the runtime is asked what it has now, and told nothing when
+        that is the same.
         """
         champion = upstream(context, "champion_alias", ChampionRecord)
-        handed = deployer.hand_off(
-            agent, version=champion.version, model_id=champion.model_id, progress=context.log.info
-        )
+        if not champion.version:
+            waiting = f": version {champion.challenger} waits for its approval" if champion.challenger else ""
+            context.log.info(f"Nobody is champion{waiting}. Nothing is handed over.")
+            return None
+        handed = deployer.hand_off(agent, asked_for(champion, registry), progress=context.log.info)
+        registry.tag_version(champion.name, champion.version, deployment_tags(agent, handed))
         environment = deployer.environment(agent)
         elsewhere = tracing.otlp_environment(agent)
         return result(
@@ -52,11 +72,53 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
                 "mlflow/model_id": champion.model_id,
                 "environment": table(["variable", "value"], sorted(environment.items())),
                 **({"opentelemetry": table(["variable", "value"], sorted(elsewhere.items()))} if elsewhere else {}),
+                **_files(agent, handed),
                 "next": _next_step(agent, handed),
             },
         )
 
     return deployment
+
+
+def asked_for(champion: ChampionRecord, registry: ModelRegistry) -> Move:
+    """The move a record asks the runtime to follow. Raises `Refused` when champion has moved on since.
+
+    A run that was held up would otherwise hand an older champion over after a rollback: who moves champion hands over
+    after the move, one at a time.
+    """
+    now = registry.aliases(champion.name).get(CHAMPION, "")
+    if now != champion.version:
+        who = f"version {now}" if now else "nobody"
+        raise Refused(
+            f"champion is {who} in MLflow and version {champion.version} in the record of champion_alias: nothing was "
+            "handed over; materialize champion_alias, then deployment."
+        )
+    commit = registry.tag_version(champion.name, champion.version, {}).tags.get(marks.GIT_COMMIT, "none")
+    return Move(
+        version=champion.version,
+        model_id=champion.model_id,
+        at=champion.promoted_at,
+        previous=champion.previous,
+        evidence_digest=champion.evidence_digest,
+        git_commit="" if commit == "none" else commit,
+    )
+
+
+def _files(agent: Agent, handed: DeploymentRecord) -> dict[str, Any]:
+    """The hand-off for runtimes nobody tells: as text for the page, and locally as files beside the hand-off."""
+    platform, texts, faults = Platform.from_env(), {}, {}
+    if handed.target != "none":
+        env = variables_elsewhere(agent, platform, version=handed.version, model_id=handed.model_id)
+        texts, faults = rendered(env)
+    if not platform.is_databricks:
+        keep_files(platform.home / "deployments" / agent.name, texts)
+    return {**{name: _as_written(text) for name, text in texts.items()}, **faults}
+
+
+def _as_written(text: str) -> dg.MarkdownMetadataValue:
+    """A file's text, shown to the letter: the fence is longer than any the text holds."""
+    fence = "`" * max([3, *(1 + len(run) for run in re.findall("`+", text))])
+    return dg.MetadataValue.md(f"{fence}text\n{text}{fence}")
 
 
 def _location(handed: DeploymentRecord) -> dg.MetadataValue:

@@ -1,169 +1,272 @@
-"""Moving the alias `champion`: what is required, and the move itself.
+"""From a decision to a move of aliases, and whether what stands rests on what was decided.
 
-Lives here: the steps under `uc_model_version` and `champion_alias`; no Dagster context.
-Add here: a further condition of a move.
-Not here: the gate's rules (`gate.py`), the assets (`release.py`).
+Lives here: re-reading evidence, the move a decision calls for, the check on the champion; no Dagster context.
+Add here: a further thing that is re-read before or after a move.
+Not here: the conditions (`decision.py`), carrying a move out (`moves.py`), the assets (`assets.py`).
 """
 
-import json
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
-from typing import Any
 
-from lifecycle_assets.records import EvalRecord, ModelRecord, VersionRecord
+from lifecycle_assets.gate import rows_digest
+from lifecycle_assets.records import AliasMove, ChampionRecord, EvalRecord
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
+from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION, PREVIOUS
+from lifecycle_assets.release.approval import (
+    EVIDENCE_DIGEST,
+    NOT_STATED,
+    Approval,
+    dated_approval,
+    read_approval,
+    reset_approval,
+)
+from lifecycle_assets.release.decision import Decision, decide, evidence_fault, evidence_taken_back
+from lifecycle_assets.release.moves import AliasMover, Moved, State, new_move
+from lifecycle_assets.release.standing import champion_moves, once_champion, standing
+from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from resources.archive import Archive
+from resources.alias_ledger import AliasLedger
+from resources.evaluator import Evaluator
 from resources.model_registry import ModelRegistry, RegisteredVersion
-from resources.sql_engine import SqlEngine
-from resources.worker import Progress
 
-PROMOTIONS = "promotions"
-LOADED_BACK = "lifecycle.loads_back"
-"""Version tag: the answer of the version when it was loaded back, and with which MLflow and Python."""
+
+@dataclass(frozen=True)
+class Released:
+    """What was decided on a version, what a person had said of it, and the move that came of it."""
+
+    decision: Decision
+    approval: Approval
+    moved: Moved
 
 
 def require_evidence(evaluation: EvalRecord, model_id: str, gate: Gate, *, now: datetime) -> None:
     """Raise `Refused` unless `evaluation` is about `model_id`, lets it through and is young enough."""
-    if evaluation.model_id != model_id:
-        raise Refused(
-            f"The evaluation {evaluation.run_id} is about {evaluation.model_id}, not about {model_id}: "
-            "materialize eval_results for this model."
-        )
-    allowed = {
-        "passed",
-        *({"dry_run"} if gate.mode == "dry_run" else ()),
-        *({"ungated"} if gate.mode == "disabled" else ()),
-    }
-    if evaluation.verdict not in allowed:
-        why = " ".join(evaluation.reasons) or "The gate did not pass."
-        raise Refused(f"The verdict on {model_id} is '{evaluation.verdict}': {why}")
-    if evaluation.gate_digest != gate.digest:
-        raise Refused(
-            f"The evaluation {evaluation.run_id} was held against another gate than defs.yaml declares now: "
-            "materialize eval_results again."
-        )
-    age = now - datetime.fromisoformat(evaluation.at)
-    if age > gate.longest_age:
-        raise Refused(
-            f"The evaluation {evaluation.run_id} is {age.days} days old, {gate.max_age} is allowed: "
-            "materialize eval_results again."
-        )
+    fault = evidence_fault(evaluation, model_id, gate, now=now)
+    if fault:
+        raise Refused(fault)
 
 
-def version_tags(model: ModelRecord, evaluation: EvalRecord, gate: Gate, dagster_run_id: str) -> dict[str, str]:
-    """What a registered version says about where it comes from, and whether a person had to approve it."""
-    return {
-        "lifecycle.model_id": model.model_id,
-        "lifecycle.eval_run_id": evaluation.run_id,
-        "lifecycle.dataset_digest": evaluation.dataset_digest,
-        "lifecycle.evidence_digest": evaluation.evidence_digest,
-        "lifecycle.verdict": evaluation.verdict,
-        "lifecycle.approval": "not_required" if gate.approval == "none" else "required",
-        "lifecycle.git_commit": model.git_commit or "none",
-        "lifecycle.dagster_run_id": dagster_run_id,
-    }
+def verify_evidence(evaluation: EvalRecord, evaluator: Evaluator) -> None:
+    """Raise `Refused` unless MLflow still holds the rows `evaluation` was decided on, the champion's included."""
+    rests_on = [(evaluation.run_id, evaluation.model_id, evaluation.rows_digest)]
+    if evaluation.incumbent_run_id:
+        champion = evaluation.incumbent_run_id, evaluation.incumbent_model_id, evaluation.incumbent_rows_digest
+        rests_on.append(champion)
+    for run_id, model_id, decided_on in rests_on:
+        found = evaluator.reread(run_id)
+        if (found.model_id, rows_digest(found)) != (model_id, decided_on):
+            raise Refused(
+                f"The rows of MLflow run {run_id} are not those the gate decided on for {evaluation.model_id}: they "
+                "were changed since. Delete that run, then materialize eval_results again."
+            )
 
 
-def load_back(
-    version: RegisteredVersion,
-    model_id: str,
-    request: Mapping[str, Any],
-    *,
-    registry: ModelRegistry,
-    progress: Progress,
-) -> str:
-    """The answer of the version, loaded from the registry in a process of its own.
-
-    A version never changes: what was loaded back with the same MLflow and Python is not loaded again. The tag that
-    says so is written after the answer, so that an interrupted try is repeated.
-    """
-    with_these = f"mlflow {metadata.version('mlflow')}, python {platform.python_version()}"
-    proof = json.loads(version.tags.get(LOADED_BACK, "{}"))
-    if proof.get("with") != with_these:
-        proof = {"with": with_these, "answer": registry.loads_back(version, request, progress=progress)}
-        registry.register(version.name, model_id, {LOADED_BACK: json.dumps(proof, ensure_ascii=False)})
-    return proof["answer"]
+def require_named(version: RegisteredVersion, evaluation: EvalRecord) -> None:
+    """Raise `Refused` unless the version says that it is this model's, registered on this evidence."""
+    fault = _not_named(version, evaluation.model_id, evaluation.evidence_digest)
+    if fault:
+        raise Refused(f"{fault}: materialize uc_model_version first.")
 
 
-@dataclass(frozen=True)
-class Move:
-    """A move of `champion`, or the finding that it was there (`moved` False)."""
-
-    from_version: str
-    moved: bool
-    at: str
-
-
-def promote(
-    version: VersionRecord,
+def release(
+    agent: Agent,
+    version: str,
     evaluation: EvalRecord,
     *,
-    prefix: str,
+    mover: AliasMover,
     registry: ModelRegistry,
-    archive: Archive,
-    sql: SqlEngine,
-    dagster_run_id: str,
+    evaluator: Evaluator,
     actor: str,
-    gate: Gate,
-) -> Move:
-    """Point `champion` at `version`, `previous` at who was, and write the row of `promotions`.
+    dagster_run_id: str,
+) -> Released:
+    """Promote the version, let it wait or reject it, as `decide` says. Raises `Refused` when it says refuse.
 
-    Why a rerun is safe: `previous` is set before `champion`, and the row is written when the ledger's last move is
-    not to this version. A run that died between alias and row leaves the alias moved and the row missing; the next
-    run finds exactly that and writes the row.
+    Everything a decision rests on is read anew: rows, version tags, what a person said, aliases and past moves; when
+    another process moves first, all but the rows once more. Why a rerun is safe: see `AliasMover`; a decision that was
+    carried out calls for no further move.
     """
-    aliases = registry.aliases(version.name)
-    current = aliases.get(CHAMPION, "")
-    last = last_move(sql, prefix)
-    if current == version.version and last and last["to_version"] == version.version:
-        return Move(last["from_version"], moved=False, at=last["at"].isoformat(timespec="seconds"))
-    if gate.incumbent is not None and current not in ("", version.version):
-        model = next((v.model_id for v in registry.versions(version.name) if v.version == current), "")
-        if evaluation.incumbent_model_id != model:
-            raise Refused(
-                f"Version {version.version} was not compared with the champion, version {current}: "
-                "materialize eval_results again."
-            )
-    # Moved without a row: by a run that died, or by hand. Either way the graph left it where the ledger says.
-    former = (last["to_version"] if last else "") if current == version.version else current
-    if former and former != version.version:
-        registry.set_alias(version.name, PREVIOUS, former)
-    if registry.aliases(version.name).get(CHAMPION, "") != current:
-        raise Refused(f"{version.name}: champion was moved by somebody else meanwhile: run again to decide anew.")
-    registry.set_alias(version.name, CHAMPION, version.version)
-    seen = registry.aliases(version.name).get(CHAMPION, "")
-    if seen != version.version:
-        raise Refused(
-            f"{version.name}: champion was set to version {version.version} and now reads '{seen}': somebody else "
-            "moved it at the same time; look at lifecycle history, then run again."
+    gate, name = agent.spec.eval.gate, agent.spec.model_name
+    verify_evidence(evaluation, evaluator)
+    decided: list[tuple[Decision, Approval]] = []
+
+    def next_move(state: State) -> AliasMove | None:
+        now = datetime.now(UTC)
+        found = registry.tag_version(name, version, {})
+        require_named(found, evaluation)
+        asked = gate.approval == "required"
+        approval = dated_approval(registry, found, gate, now=now) if asked else Approval()
+        champion = present_champion(version, state, agent.name)
+        decision = decide(
+            evaluation,
+            version=version,
+            model_id=found.model_id,
+            gate=gate,
+            approval=approval,
+            champion=champion,
+            champion_model_id=state.versions[champion].model_id if champion in state.versions else "",
+            taken_back=evidence_taken_back(version, state.moves),
+            now=now,
         )
-    now = datetime.now(UTC)
-    archive.append_once(
-        prefix,
-        PROMOTIONS,
-        {
-            "at": now,
-            "alias": CHAMPION,
-            "from_version": former,
-            "to_version": version.version,
-            "model_id": version.model_id,
-            "decision": evaluation.verdict,
-            "reason": " ".join(evaluation.reasons) or "The evaluation reached every threshold.",
-            "actor": actor,
-            "evidence": json.dumps(evaluation.to_json(), sort_keys=True),
-            "dagster_run_id": dagster_run_id,
-        },
-        key=("alias", "at"),
+        if decision.action == "refuse":
+            raise Refused(decision.sentence)
+        decided.append((decision, approval))
+        return wanted_move(
+            decision,
+            version,
+            state,
+            evaluation=evaluation,
+            approval=approval,
+            actor=actor,
+            dagster_run_id=dagster_run_id,
+        )
+
+    moved = mover.move(next_move)
+    decision, approval = decided[-1]
+    if decision.action == "wait" and approval.decision:
+        # It does not count. Taken back, a new one is seen to be new, in a registry's UI too.
+        found = registry.tag_version(name, version, {})
+        if read_approval(found, gate, registry) == approval:
+            reset_approval(registry, found, gate)
+    return Released(decision, approval, moved)
+
+
+def present_champion(version: str, state: State, agent: str) -> str:
+    """Who is champion now, empty for nobody.
+
+    An alias that names `version` itself counts when the ledger says so. Where the ledger names nobody, as before its
+    first move, nobody is champion yet; where it names another version, a hand moved the alias: raises `Refused`.
+    """
+    champion, left_at = state.aliases.get(CHAMPION, ""), standing(state.moves).get(CHAMPION, "")
+    if champion != version:
+        return champion
+    if left_at and left_at != version:
+        raise Refused(
+            f"champion names version {version} already, but the graph left it at version {left_at}: somebody moved it "
+            f'by hand. Run lifecycle rollback {agent} --to {left_at} --reason "...", then release again.'
+        )
+    return left_at
+
+
+def wanted_move(
+    decision: Decision,
+    version: str,
+    state: State,
+    *,
+    evaluation: EvalRecord,
+    approval: Approval,
+    actor: str,
+    dagster_run_id: str,
+) -> AliasMove | None:
+    """The move `decision` calls for; None when everything stands as it should already.
+
+    A champion, or a version that waits, on evidence other than the ledger has of it gets a move too, which changes no
+    alias: what it rests on now is what a rollback bars, and what an approval is about.
+    """
+    champion, challenger = state.aliases.get(CHAMPION, ""), state.aliases.get(CHALLENGER, "")
+    by_person = bool(approval.decision) and decision.action in ("promote", "reject")
+    if decision.action == "promote":
+        after = {CHAMPION: version}
+        if champion not in ("", version):
+            after[PREVIOUS] = champion
+        if challenger:
+            after[CHALLENGER] = ""  # Approved now, or superseded: it was compared with the champion before.
+    elif decision.action == "wait":
+        last = last_move_to(CHALLENGER, version, state.moves)
+        if challenger == version and last and last.decision_digest == evaluation.decision_digest:
+            return None
+        after = {CHALLENGER: version}
+    elif decision.action == "reject":
+        if challenger != version:
+            return None
+        after = {CHALLENGER: ""}
+    else:
+        last = last_move_to(CHAMPION, version, state.moves)
+        if last and last.evidence_digest == evaluation.evidence_digest:
+            return None
+        after = {CHAMPION: version}
+    named = {"wait": "waiting", "reject": "rejected", "promote": "approved" if by_person else evaluation.verdict}
+    return new_move(
+        decision=named.get(decision.action, evaluation.verdict),
+        before={alias: state.aliases.get(alias, "") for alias in after},
+        after=after,
+        evaluation=evaluation,
+        actor=approval.by if by_person else actor,
+        reason=approval.reason if by_person and approval.reason != NOT_STATED else decision.sentence,
+        dagster_run_id=dagster_run_id,
     )
-    return Move(former, moved=True, at=now.isoformat(timespec="seconds"))
 
 
-def last_move(sql: SqlEngine, prefix: str) -> Mapping[str, Any] | None:
-    """The newest row of `promotions` for `champion`, None when there is none."""
-    rows = sql.query(prefix, 'SELECT * FROM promotions WHERE alias = ? ORDER BY "at" DESC LIMIT 1', [CHAMPION]).dicts()
-    return rows[0] if rows else None
+def last_move_to(alias: str, version: str, moves: Sequence[AliasMove]) -> AliasMove | None:
+    """The newest move that left `alias` at `version`; None when there is none."""
+    return next((move for move in reversed(moves) if move.after.get(alias) == version), None)
+
+
+def waiting_evaluation(
+    version: str, aliases: Mapping[str, str], moves: Sequence[AliasMove], evaluator: Evaluator
+) -> EvalRecord:
+    """The decision on which `version` waits, or became champion. Raises `Refused` when it does neither."""
+    challenger, champion = aliases.get(CHALLENGER, ""), aliases.get(CHAMPION, "")
+    move = last_move_to(CHAMPION if version == champion else CHALLENGER, version, moves)
+    if move is None or version not in (challenger, champion):
+        waits = f"version {challenger} does" if challenger else "nobody does"
+        raise Refused(f"Version {version[:40]} does not wait for approval, {waits}: see lifecycle status.")
+    return evaluator.decision(move.eval_run_id, move.decision_digest)
+
+
+def champion_record(name: str, state: State) -> ChampionRecord:
+    """Who is champion, who was and who waits, as `state` has it; the evidence is that of the champion."""
+    champion = state.aliases.get(CHAMPION, "")
+    version, rests_on = state.versions.get(champion), last_move_to(CHAMPION, champion, state.moves)
+    became = champion_moves(state.moves)[-1:]
+    return ChampionRecord(
+        name=name,
+        version=champion,
+        model_id=version.model_id if version else "",
+        previous=state.aliases.get(PREVIOUS, ""),
+        challenger=state.aliases.get(CHALLENGER, ""),
+        evidence_digest=rests_on.evidence_digest if champion and rests_on else "",
+        promoted_at=became[0].at if champion and became and became[0].after[CHAMPION] == champion else "",
+    )
+
+
+def champion_fault(agent: Agent, *, registry: ModelRegistry, ledger: AliasLedger, evaluator: Evaluator) -> str:
+    """Why the champion is not what a gate let through, in one sentence; empty when it is, or nobody is champion.
+
+    Reads alias, ledger, version tags, the decision and the rows under it anew, and changes nothing.
+    """
+    name = agent.spec.model_name
+    champion = registry.aliases(name).get(CHAMPION, "")
+    moves = [entry.move for entry in ledger.entries(agent)]
+    left_at = standing(moves).get(CHAMPION, "")
+    if champion != left_at:
+        now, was = (f"version {one}" if one else "nobody" for one in (champion, left_at))
+        gated = "" if not champion or champion in once_champion(moves) else f" Version {champion} was never gated."
+        return f"champion is {now}, the graph left it at {was}: somebody else moved it.{gated} See lifecycle plan."
+    move = last_move_to(CHAMPION, champion, moves)
+    if not champion:
+        return ""
+    if move is None or not move.eval_run_id:
+        return f"Version {champion} is champion, and no decision of a gate made it so: release a version."
+    try:
+        version = registry.tag_version(name, champion, {})
+        fault = _not_named(version, move.model_id, move.evidence_digest)
+        if fault:
+            return f"{fault}: materialize uc_model_version and champion_alias, or take the champion back."
+        verify_evidence(evaluator.decision(move.eval_run_id, move.decision_digest), evaluator)
+    except Refused as refusal:
+        return f"Version {champion} is champion. {refusal}"
+    return ""
+
+
+def _not_named(version: RegisteredVersion, model_id: str, evidence_digest: str) -> str:
+    """Why the version is not the one that evidence is about; empty when it is."""
+    if version.model_id != model_id:
+        return f"Version {version.version} is of model {version.model_id or 'nobody named'}, the evidence of {model_id}"
+    carried = version.tags.get(EVIDENCE_DIGEST, "")
+    if carried != evidence_digest:
+        return (
+            f"Version {version.version} was registered on evidence {carried[:40] or 'nobody named'}, the evaluation is "
+            f"now {evidence_digest}"
+        )
+    return ""

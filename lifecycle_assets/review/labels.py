@@ -27,8 +27,8 @@ def as_bool(value: object) -> bool | None:
     return True if text in YES else False if text in NO else None
 
 
-def agent_inputs(request: str) -> dict[str, Any] | None:
-    """The request of a trace as the `inputs` of a dataset record; None when it is not an object.
+def agent_inputs(request: str, *, without: Sequence[str] = ("context", "custom_inputs")) -> dict[str, Any] | None:
+    """The request of a trace as the agent's inputs, `without` some fields; None when it is not an object.
 
     A ResponsesAgent's root span holds `{"request": {...}}`; session and user are not part of the question.
     """
@@ -40,7 +40,7 @@ def agent_inputs(request: str) -> dict[str, Any] | None:
         value = value["request"]
     if not isinstance(value, dict):
         return None
-    kept = {key: _without_none(item) for key, item in value.items() if key not in ("context", "custom_inputs")}
+    kept = {key: _without_none(item) for key, item in value.items() if key not in without}
     return {key: item for key, item in kept.items() if item is not None} or None
 
 

@@ -7,9 +7,12 @@ Add here: a fixture two of these modules need. Not here: the workspace (`tests/w
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lifecycle_assets.spec_file import Agent
+from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.workspace.app import Workspace
 from tests.workspace.server import client_environment, served_workspace
@@ -29,6 +32,27 @@ def workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Works
 def databricks(workspace: Workspace) -> Platform:
     """The platform of the workspace."""
     return Platform.from_env()
+
+
+@pytest.fixture
+def as_before(workspace: Workspace) -> Iterator[None]:
+    """MLflow's global state is put back after steps a worker would do in a process of its own."""
+    yield
+    import mlflow
+    from mlflow.tracking import fluent
+
+    mlflow.tracing.reset()
+    fluent._active_experiment_id = None
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACING_DESTINATION"):
+        os.environ.pop(name, None)
+
+
+def settle(platform: Platform, agent: Agent) -> dict[str, Any]:
+    """What the worker does to give traces their place, in this process; a test of its own starts the worker."""
+    from resources.databricks.tracing.tracing import settling_request
+    from resources.databricks.tracing.tracing_steps import settle_traces
+
+    return settle_traces(settling_request(platform, agent, experiment_id(platform, agent.spec.experiment)))
 
 
 def point_clients(patch: pytest.MonkeyPatch, workspace: Workspace, home: Path) -> None:

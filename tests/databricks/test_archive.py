@@ -12,6 +12,7 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.databricks.archive.archival_steps import enable_archival
 from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.archive.redaction_sql import CONSTANTS, Redactor, java_pattern, java_replacement
 from resources.mlflow_store import experiment_id
@@ -120,12 +121,12 @@ ORDINARY = [
 HOSTILE = "'; DROP TABLE spans; -- \" \\ \\n \u202e 🙂 ${x} :day `t` 123-45-6789 a.b@c.org"
 
 
-def hostile_trace(place: str) -> dict[str, Any]:
-    """A trace whose every text tries something."""
+def hostile_trace(place: str, long: int = 50_000) -> dict[str, Any]:
+    """A trace whose every text tries something; one has this many characters."""
     trace = make_trace(
         2,
         place=place,
-        inputs={HOSTILE: [HOSTILE, 4111111111111111, "\n123-45-6789", "4111111111111111", "x" * 50_000]},
+        inputs={HOSTILE: [HOSTILE, 4111111111111111, "\n123-45-6789", "4111111111111111", "x" * long]},
         outputs=f"plain {HOSTILE}",
         name=HOSTILE,
         attributes={HOSTILE: HOSTILE, "empty": ""},
@@ -299,7 +300,7 @@ def test_text_is_redacted_before_it_is_written(
     workspace: Workspace, archive: WarehouseArchive, tmp_path: Path, keep: Callable[..., Any]
 ) -> None:
     agent = make_agent(tmp_path / "strict", "tiny", attributes={"archive": {"settle_minutes": 0, "redact": RULES}})
-    ordinary, hostile = keep(make_trace(1, assessments=ORDINARY)), keep(hostile_trace(PLACE))
+    ordinary, hostile = keep(make_trace(1, assessments=ORDINARY)), keep(hostile_trace(PLACE, long=1000))
     nested = keep(make_trace(3, inputs={"tool": json.dumps({"text": "ssn\n123-45-6789"})}))
 
     run(archive, agent)
@@ -399,15 +400,12 @@ def test_native_archival_is_switched_on_once(
     assert run(archive, agent).written == dict.fromkeys(("spans", "assessments", "traces"), Written(0, 0))
 
 
-def test_a_missing_schema_is_called_by_its_name(
-    workspace: Workspace, archive: WarehouseArchive, tmp_path: Path, databricks: Platform
-) -> None:
+@pytest.mark.usefixtures("as_before")
+def test_a_missing_schema_is_called_by_its_name(databricks: Platform) -> None:
     """The client says 'Experiment not found' for it."""
-    spec = {"tracing": {"location": "experiment"}, "model_name": "main.nowhere.tiny"}
-    agent = make_agent(tmp_path / "e", "tiny", attributes=spec)
-    experiment_id(databricks, agent.spec.experiment)
+    experiment, table = experiment_id(databricks, "/agents/tiny"), "main.nowhere.tiny_native_traces"
     with pytest.raises(Refused, match=r"CREATE SCHEMA main\.nowhere"):
-        run(archive, agent)
+        enable_archival({"experiment": "/agents/tiny", "experiment_id": experiment, "table": table})
 
 
 def test_an_experiment_not_linked_says_what_to_do(archive: WarehouseArchive, agent: Agent) -> None:

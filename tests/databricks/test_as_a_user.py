@@ -22,12 +22,11 @@ from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.inspection import Inspection
 from resources.databricks.sql.warehouse import require_warehouse
 from resources.databricks.tracing.trace_store import DatabricksTraceStore
-from resources.databricks.tracing.tracing import DatabricksTracing
 from resources.explain import explained
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.building import make_agent, noon
-from tests.databricks.conftest import forget_clients
+from tests.databricks.conftest import forget_clients, settle
 from tests.databricks.seeding import link, put_trace
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake
@@ -140,8 +139,9 @@ def test_what_a_killed_evaluation_left_is_no_users_trace(
     assert [row["trace_id"] for row in workspace[Lake].rows("main.agents.tiny_traces")] == [newest.trace_id]
 
 
+@pytest.mark.usefixtures("as_before")
 def test_doctor_looks_at_the_rest_before_grants_use_up_its_requests(agents: Path, workspace: Workspace) -> None:
-    DatabricksTracing(Platform.from_env()).ensure(read_agent(agents / "defs.yaml"), progress=lambda line: None)
+    settle(Platform.from_env(), read_agent(agents / "defs.yaml"))
     workspace[Lake].privileges.unrestricted = False
     workspace[Lake].catalogs["main"]["owner"] = "somebody else"
     said = lifecycle("doctor").output

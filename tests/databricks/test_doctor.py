@@ -13,11 +13,12 @@ from resources.databricks.tracing.tracing import DatabricksTracing
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.building import make_agent
-from tests.databricks.conftest import forget_clients
+from tests.databricks.conftest import forget_clients, settle
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake
 from tests.workspace.scorers import Scorers
 
+pytestmark = pytest.mark.usefixtures("as_before")
 READS = ("GET", "HEAD")
 
 
@@ -36,7 +37,7 @@ def test_an_empty_workspace_and_one_that_is_set_up(databricks: Platform, workspa
     assert "is made by the first run" in found["tiny experiment"][0].text
     assert {one.method for one in workspace.log} <= set(READS), "doctor changes nothing"
 
-    DatabricksTracing(databricks).ensure(agent, progress=lambda line: None)
+    settle(databricks, agent)
     before = len(workspace.log)
     found = said(databricks, agent)
     assert found["tiny traces"] == [Finding("tiny traces", "ok", "kept in main.agents.tiny")]
@@ -92,7 +93,7 @@ def test_many_agents_cost_no_more_requests(databricks: Platform, workspace: Work
 
 def test_a_scorer_that_cannot_be_rebuilt_is_named(databricks: Platform, workspace: Workspace, tmp_path: Path) -> None:
     agent = make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"})
-    DatabricksTracing(databricks).ensure(agent, progress=lambda line: None)
+    settle(databricks, agent)
     experiment = experiment_id(databricks, "/Shared/tiny")
     entry = {"name": "of_others", "serialized_scorer": "{}", "custom": {}, "sample_rate": 1.0}
     workspace[Scorers].put(experiment, [entry])
@@ -105,7 +106,7 @@ def test_a_scorer_that_cannot_be_rebuilt_is_named(databricks: Platform, workspac
 
 def test_a_feature_that_is_not_enabled_is_said(databricks: Platform, workspace: Workspace, tmp_path: Path) -> None:
     agent = make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"})
-    DatabricksTracing(databricks).ensure(agent, progress=lambda line: None)
+    settle(databricks, agent)
     why = {"status": 403, "error_code": "FEATURE_DISABLED", "message": "Production monitoring is not enabled"}
     workspace.fail("GET .*/scheduled-scorers/", **why)
     workspace.fail("GET .*/review-apps", **why)

@@ -18,6 +18,7 @@ import pytest
 from lifecycle_assets.records import SourceRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.alias_ledger import MlflowAliasLedger
 from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 from resources.databricks.registry import model_registry
 from resources.databricks.registry.model_registry import UnityModelRegistry
@@ -25,9 +26,10 @@ from resources.evaluation_steps import stored_traces
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_registry import LoggedModel, RegisteredVersion
 from resources.platform import Platform
-from tests.building import ATTRIBUTES, make_agent
+from tests.building import ATTRIBUTES, evaluation_of, make_agent
 from tests.databricks.conftest import forget_clients, point_clients
 from tests.databricks.seeding import link, put_trace
+from tests.resources.test_alias_ledger import a_move
 from tests.workspace.agents import AgentEvents
 from tests.workspace.app import Workspace
 from tests.workspace.artifacts import Storage
@@ -41,6 +43,7 @@ from tests.workspace.unity_models import UnityModels
 NAME = "main.agents.tiny"
 TAGS = {"lifecycle.eval_run_id": "run-1", "lifecycle.approval": "not_required"}
 CREATE, FINALIZE = "POST .*/model-versions/create$", "POST .*/model-versions/finalize$"
+MODEL, TAG = "POST .*/registered-models/create$", "POST .*/model-versions/set-tag$"
 KEPT: dict[type, str] = {
     Tracking: "experiments",
     Runs: "runs",
@@ -158,6 +161,62 @@ def test_a_lost_answer_leaves_one_model_and_one_alias(
     registry.set_alias(NAME, "champion", version.version)
     assert registry.aliases(NAME) == {"champion": version.version}
     assert len(workspace.calls("POST .*/registered-models/alias$")) == 1, "it was set, only the answer was cut off"
+
+
+def test_of_many_at_once_one_version_and_one_ledger_remain(
+    registry: UnityModelRegistry, candidate: Candidate, workspace: Workspace, databricks: Platform
+) -> None:
+    """Three at once, while answers of the writes that decide get lost."""
+    agent, found, go = candidate.agent, [], threading.Barrier(3)
+    for path in ("runs/log-parameter", "experiments/create"):
+        workspace.fail(f"POST .*/mlflow/{path}$", kind="lost")
+
+    def register_and_claim(number: int) -> None:
+        go.wait()
+        version = UnityModelRegistry(databricks).register(NAME, candidate.model.model_id, TAGS)
+        found.append((version.version, MlflowAliasLedger(databricks).claim(agent, 1, a_move(f"move of {number}"))))
+
+    threads = [threading.Thread(target=register_and_claim, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [("1", False), ("1", False), ("1", True)]
+    assert versions_of(workspace) == {"1": "READY"}
+    assert len(workspace.calls("POST .*/model-versions/create$")) == 1
+
+    ledger = MlflowAliasLedger(databricks)
+    run_id = workspace[UnityModels].models[NAME]["tags"]["lifecycle_ledger"]
+    asked = len(workspace.log)
+    [entry] = ledger.entries(agent)
+    assert len(workspace.log) - asked == 1, "what this process knows is not asked again"
+    ledger.finish(agent, entry.number)
+    assert not ledger.claim(agent, 1, a_move("too late"))
+    assert [(one.move, one.done) for one in ledger.entries(agent)] == [(entry.move, True)]
+    run = workspace[Runs].runs[run_id]
+    assert all(len(value.encode()) <= 500 for value in run["params"].values()), "what Databricks documents"
+    names = {one["name"]: one["tags"].get("lifecycle.ledger") for one in workspace[Tracking].experiments.values()}
+    assert names[f"/agents/{NAME}.ledger"] == run_id
+
+
+@pytest.mark.parametrize(
+    "where", ["POST .*/registered-models/create$", CREATE, FINALIZE, "POST .*/model-versions/set-tag$"]
+)
+def test_a_denied_registration_is_a_sentence_and_heals_once_it_is_granted(
+    registry: UnityModelRegistry, candidate: Candidate, workspace: Workspace, where: str
+) -> None:
+    model_id, denied = candidate.model.model_id, {"status": 403, "error_code": "PERMISSION_DENIED", "times": 9}
+    if where == TAG:
+        registry.register(NAME, model_id, {})
+    workspace.fail(where, message="no CREATE MODEL VERSION", **denied)
+    with pytest.raises(Refused, match=r"denies permission \(no CREATE MODEL VERSION\)") as refusal:
+        registry.register(NAME, model_id, TAGS)
+    assert "\n" not in str(refusal.value)
+    assert registry.aliases(NAME) == {}
+    workspace.faults.clear()
+    version = registry.register(NAME, model_id, TAGS)
+    assert [number for number, status in versions_of(workspace).items() if status == "READY"] == [version.version]
+    assert dict(version.tags).items() >= TAGS.items()
 
 
 def test_what_the_catalog_does_not_take_is_one_sentence(
@@ -296,7 +355,9 @@ def test_an_evaluation_is_evidence_about_the_logged_model(
 
     again = evaluator.evaluate(agent, model_id, dataset, progress=lambda _: None)
     assert (again.run_id, again.reused) == (done.run_id, True)
-    evaluator.attach_verdict(done.run_id, {"verdict": "passed"})
+    kept = evaluation_of(model_id, run_id=done.run_id)
+    evaluator.keep_decision(kept)
+    assert evaluator.decision(done.run_id, kept.decision_digest) == kept
     assert runs[done.run_id]["tags"]["lifecycle.verdict"] == "passed"
 
 

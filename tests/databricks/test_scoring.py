@@ -175,16 +175,20 @@ def test_a_filter_on_expectations_counts_the_traces_that_have_one(
     place = Place(workspace, databricks, tmp_path, [facts], location=location)
     if location == "experiment":
         workspace[Lake].create_schema("main.agents")
-        workspace[Tracking].experiments[place.experiment]["tags"]["lifecycle.archival"] = "main.agents.tiny_native"
-        workspace[Archival].tables[place.experiment] = "main.agents.tiny_native"
+        table = "main.agents.tiny_native_traces"
+        workspace[Tracking].experiments[place.experiment]["tags"]["lifecycle.archival"] = table
+        workspace[Archival].tables[place.experiment] = table
     said = {"assessment_name": "facts", "expectation": {"value": ["a"]}, "valid": True}
     for number in range(3):
         trace_id = place.put(number)
         if number == 1:
             workspace[Traces].add_assessment(trace_id, {**said, "source": {"source_type": "HUMAN", "source_id": "ann"}})
-    workspace.tick()
+    workspace.tick(2)
+    if location == "unity_catalog":
+        place.stored()
     coverage = place.score().coverage[NAME]
     assert (coverage["sampled"], coverage["scored"], coverage["waiting"]) == (1, 1, 0)
+    assert not place.asked(), "the monitoring scored it, and that was counted"
 
 
 def test_a_lost_answer_is_one_job_and_a_running_one_is_awaited(

@@ -1,9 +1,7 @@
 """An agent's traces get one place in Unity Catalog, proven by a trace that comes back."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,11 +9,12 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.tracing import tracing_steps
 from resources.databricks.tracing.trace_place import VERIFIED
-from resources.databricks.tracing.tracing import DatabricksTracing, settling_request
-from resources.databricks.tracing.tracing_steps import PROBE, settle_traces
+from resources.databricks.tracing.tracing import DatabricksTracing
+from resources.databricks.tracing.tracing_steps import PROBE
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 from tests.building import make_agent
+from tests.databricks.conftest import settle
 from tests.databricks.seeding import PLACE, put_trace
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake
@@ -29,21 +28,9 @@ TABLES = tuple(f"{PLACE}_otel_{kind}" for kind in ("spans", "logs", "annotations
 
 
 @pytest.fixture
-def agent(tmp_path: Path, workspace: Workspace) -> Iterator[Agent]:
-    """The small agent, whose application writes traces too; MLflow's global state is put back."""
-    yield make_agent(tmp_path, attributes={"tracing": {"principals": [APP]}})
-    import mlflow
-    from mlflow.tracking import fluent
-
-    mlflow.tracing.reset()
-    fluent._active_experiment_id = None
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACING_DESTINATION"):
-        os.environ.pop(name, None)
-
-
-def settle(platform: Platform, agent: Agent) -> dict[str, Any]:
-    """What the worker does, in this process."""
-    return settle_traces(settling_request(platform, agent, experiment_id(platform, agent.spec.experiment)))
+def agent(tmp_path: Path, as_before: None) -> Agent:
+    """The small agent, whose application writes traces too."""
+    return make_agent(tmp_path, attributes={"tracing": {"principals": [APP]}})
 
 
 def test_linked_once(databricks: Platform, workspace: Workspace, agent: Agent) -> None:

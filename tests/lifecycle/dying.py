@@ -9,11 +9,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from lifecycle_assets.demo.runs import Runner
+from lifecycle_assets.runner import Runner
 from tests.building import World
 
 _SCRIPT = """
@@ -22,7 +23,7 @@ from functools import wraps
 from pathlib import Path
 import deltalake, duckdb, matplotlib, mlflow.genai, pandas, scipy.stats
 from lifecycle_assets.component import agent_definitions
-from lifecycle_assets.demo.runs import Runner
+from lifecycle_assets.runner import Runner
 from lifecycle_assets.home import open_instance
 from lifecycle_assets.spec_file import read_agent
 from resources.platform import Platform
@@ -61,7 +62,7 @@ for line in sys.stdin:
         definitions = agent_definitions(read_agent(Path(sys.argv[1])))
         runner = Runner(definitions, open_instance(Platform.from_env()), print)
         runner.settle_interrupted()
-        runner.job(asked["job"], partition_key=asked["day"] or None)
+        runner.job(asked["job"], partition_key=asked["day"] or None, run_config=asked["config"])
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
@@ -78,7 +79,16 @@ class Killer:
         """Free what the killed runs hold, as the demo and the daemon do before they go on; returns how many."""
         return Runner(self._world.definitions, self._world.instance, print).settle_interrupted()
 
-    def kill(self, job: str, function: str, event: str, *, day: str = "", times: int = 1) -> None:
+    def kill(
+        self,
+        job: str,
+        function: str,
+        event: str,
+        *,
+        day: str = "",
+        times: int = 1,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Run the job until `function` (`module:qualified.name`) is entered or left for the `times`th time.
 
         `event` is `call` or `return`. The process then is gone as after kill -9: nothing of it runs any more.
@@ -86,7 +96,7 @@ class Killer:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         name = f"{self._world.agent.name}_{job}"
-        asked = {"job": name, "function": function, "event": event, "day": day, "times": times}
+        asked = {"job": name, "function": function, "event": event, "day": day, "times": times, "config": config}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         code = self._process.stdout.readline().strip()

@@ -184,6 +184,7 @@ def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspa
             f"tiny_{name}": "RUNNING"
             for name in (
                 "alert_sensor",
+                "approval_sensor",
                 "champion_drift_sensor",
                 "label_sync_sensor",
                 "labeling_session_sensor",

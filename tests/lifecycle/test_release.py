@@ -8,8 +8,11 @@ import dagster as dg
 import pytest
 
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.promotion import require_evidence
+from lifecycle_assets.release.promotion import champion_fault, require_evidence
 from lifecycle_assets.spec_release import Gate
+from resources.alias_ledger import MlflowAliasLedger
+from resources.evaluator import MlflowEvaluator
+from resources.model_registry import MlflowModelRegistry
 from tests.building import ATTRIBUTES, COMMIT, Released, World, checks_of, evaluation_of, refusal
 from tests.lifecycle.dying import killer
 
@@ -77,13 +80,13 @@ DEATHS = [
     ("resources.evaluator:MlflowEvaluator._evaluated", "return"),  # evaluated, without a verdict
     (f"{REGISTRY}._created", "return"),  # a version that is not linked back
     (f"{REGISTRY}.set_alias", "return"),  # previous is set, champion is not
-    (f"{ARCHIVE}.append_once", "call"),  # champion is set, the ledger does not know
+    (f"{ARCHIVE}.append_once", "call"),  # champion is set, the table does not know
 ]
 
 
 @pytest.mark.timeout(420)
 def test_a_changed_source_becomes_the_champion_once_however_often_its_release_is_killed(world: World):
-    """kill -9 at four instants, among them the one between the alias and its row in the ledger."""
+    """kill -9 at four instants, among them the one between the alias and its row in the table."""
     first, before = world.champion_model_id, made(world)
     world.edit("agent.py", ".upper()", ".upper() + '!'")
     with killer(world) as killing:
@@ -206,3 +209,46 @@ class TestEvidence:
         else:
             with pytest.raises(Refused, match=f"{days} days old, {allowed} is allowed"):
                 require_evidence(evaluation, "m-1", gate, now=now)
+
+
+class TestPointsAtGatedVersion:
+    """The check reads everything anew: what was changed since the promotion is found, whoever changed it."""
+
+    def fault(self, world: World) -> str:
+        platform = world.platform
+        return champion_fault(
+            world.agent,
+            registry=MlflowModelRegistry(platform),
+            ledger=MlflowAliasLedger(platform),
+            evaluator=MlflowEvaluator(platform),
+        )
+
+    def test_the_champion_of_a_release_is_what_was_gated(self, world: World):
+        done = materialize(world, "champion_alias")
+        assert done.success
+        assert checks_of(done)["champion_alias:points_at_gated_version"].passed
+        assert self.fault(world) == ""
+
+    def test_an_alias_moved_to_a_version_that_was_never_gated_is_found(self, world: World):
+        name = world.agent.spec.model_name
+        world.client.create_model_version(name, source=f"models:/{world.champion_model_id}")
+        world.client.set_registered_model_alias(name, "champion", "2")
+        assert self.fault(world).startswith("champion is version 2, the graph left it at version 1")
+        assert "Version 2 was never gated" in self.fault(world)
+        world.client.delete_registered_model_alias(name, "champion")
+        assert "champion is nobody, the graph left it at version 1" in self.fault(world)
+
+    def test_tags_and_model_of_another_evidence_are_found(self, world: World):
+        name = world.agent.spec.model_name
+        digest = world.versions()[0].tags["lifecycle.evidence_digest"]
+        world.client.set_model_version_tag(name, "1", "lifecycle.evidence_digest", "forged")
+        assert "was registered on evidence forged" in self.fault(world)
+        assert "registered on evidence forged" in refusal(materialize(world, "champion_alias"))
+        world.client.set_model_version_tag(name, "1", "lifecycle.evidence_digest", digest)
+        world.client.set_model_version_tag(name, "1", "lifecycle.model_id", "m-forged")
+        assert "is of model m-forged" in self.fault(world)
+
+    def test_a_decision_that_is_gone_is_found(self, world: World):
+        world.client.delete_run(world.versions()[0].tags["lifecycle.eval_run_id"])
+        assert self.fault(world).startswith("Version 1 is champion. MLflow run ")
+        assert world.aliases() == {"champion": "1"}

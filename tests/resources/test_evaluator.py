@@ -9,23 +9,25 @@ import dataclasses
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifecycle_assets.gate import Outcome
-from lifecycle_assets.records import SourceRecord
+from lifecycle_assets.gate import Outcome, rows_digest
+from lifecycle_assets.records import DatasetRecord, SourceRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources import eval_dataset
 from resources.evaluation_rows import as_number, score_of
 from resources.evaluator import MlflowEvaluator
-from resources.mlflow_store import open_client, open_mlflow
+from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.model_registry import LoggedModel, MlflowModelRegistry
 from resources.platform import Platform
-from tests.building import AGENT_PY, SCORERS_PY, make_agent
+from tests.building import AGENT_PY, SCORERS_PY, evaluation_of, make_agent
 from tests.resources.killing import kill_when, worker_is_gone
 
 FLAKY = """
@@ -147,7 +149,16 @@ class TestRows:
 
     @pytest.mark.parametrize(
         ("value", "number"),
-        [(True, 1.0), (False, 0.0), ("yes", 1.0), ("No", 0.0), (3, 3.0), (float("nan"), None), ("blue", None)],
+        [
+            (True, 1.0),
+            (False, 0.0),
+            ("yes", 1.0),
+            ("No", 0.0),
+            (3, 3.0),
+            (float("nan"), None),
+            (10**400, None),
+            ("blue", None),
+        ],
     )
     def test_values_become_numbers(self, value: object, number: float | None) -> None:
         assert as_number(value) == number
@@ -159,6 +170,7 @@ class TestRows:
     def test_several_assessments_are_averaged_and_one_error_is_enough(self) -> None:
         yes, no = {"feedback": {"value": "yes"}, "rationale": "r"}, {"feedback": {"value": False}}
         assert score_of([yes, no]) == {"value": 0.5, "error": "", "rationale": "r"}
+        assert score_of([{"feedback": {"error": {"error_code": "half \ud800"}}}])["error"] == "half ?"
         failed = score_of([yes, {"feedback": {"error": {"error_code": "E", "error_message": "judge is down"}}}])
         assert (failed["value"], failed["error"]) == (None, "judge is down")
 
@@ -234,6 +246,11 @@ def test_every_failure_is_an_outcome_of_its_row(shared: Platform, agent: Agent, 
     traces = [trace.info for trace in traces_of(shared, model)]
     assert {info.trace_metadata["mlflow.sourceRun"] for info in traces} == {done.run_id}
     assert {info.trace_metadata["mlflow.modelId"] for info in traces} == {model.model_id}
+    allowing = [{"metric": f"{one}/mean", "at_least": 0, "max_error_rate": 0.7} for one in evidence.scorers]
+    gate = agent.spec.eval.gate.model_validate({"thresholds": allowing})
+    lenient = agent.spec.model_copy(update={"eval": agent.spec.eval.model_copy(update={"gate": gate})})
+    again = evaluator.evaluate(Agent(lenient, agent.folder), model.model_id, dataset, progress=quiet)
+    assert (again.reused, again.run_id) == (True, done.run_id), "its errors are within what this gate allows"
     metrics = {metric.key: metric for metric in open_client(shared).get_logged_model(model.model_id).metrics}
     assert {"shouted/mean", "length/p95", "flaky/error_rate"} <= set(metrics)
     assert metrics["flaky/error_rate"].value == pytest.approx(2 / 3)
@@ -274,18 +291,113 @@ def test_a_finished_evaluation_is_used_again(shared: Platform, agent: Agent, mod
     with sqlite3.connect(shared.home / "mlflow.db") as store:
         forty_days = 40 * 24 * 3600 * 1000
         store.execute("UPDATE runs SET start_time = start_time - ? WHERE run_uuid = ?", [forty_days, first.run_id])
+    old = evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True)
+    assert (old.reused, old.run_id) == (True, first.run_id), "a champion's answers do not age"
     renewed = evaluator.evaluate(well, model.model_id, dataset, progress=quiet)
     assert (renewed.reused, renewed.run_id != first.run_id) == (False, True), "too old to let anything through"
-    evaluator.attach_verdict(first.run_id, {"verdict": "passed", "reasons": "x" * 2000})
-    evaluator.attach_verdict(first.run_id, {"verdict": "passed", "reasons": "x" * 2000})
-    tags = client.get_run(first.run_id).data.tags
-    assert tags["lifecycle.verdict"] == "passed"
-    assert len(tags["lifecycle.reasons"]) == 1000
+    edited = agent.path("scorers.py").read_text()
+    agent.path("scorers.py").write_text(edited.replace("return float(len(", "return 1 + float(len("))
+    anew = evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True)
+    agent.path("scorers.py").write_text(edited)
+    assert (anew.reused, anew.run_id != renewed.run_id) == (False, True), "another version of a scorer"
+    assert evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True).run_id == renewed.run_id
 
 
-def test_another_dataset_than_asked_for_is_refused(shared: Platform, agent: Agent, model: LoggedModel) -> None:
-    evaluator = MlflowEvaluator(shared)
+def test_a_dataset_that_changes_while_it_is_evaluated_is_refused(
+    shared: Platform, agent: Agent, model: LoggedModel, flag: Path
+) -> None:
+    """The evaluation does not count, and one asked for a digest of the past does not begin."""
+    evaluator, client = MlflowEvaluator(shared), open_client(shared)
     dataset = evaluator.ensure_dataset(agent)
-    eval_dataset.find_dataset(shared, "tiny_eval").merge_records([question("slipped in")])
+    where = f"tags.`lifecycle.dataset_digest` = '{dataset.digest}'"
+    before = {run.info.run_id for run in client.search_runs([model.experiment_id], where)}
+    flag.touch()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(evaluator.evaluate, agent, model.model_id, dataset, progress=quiet)
+        new: list[Any] = []
+        while not new and not asked.done():
+            time.sleep(0.2)
+            new = [r for r in client.search_runs([model.experiment_id], where) if r.info.run_id not in before]
+        eval_dataset.held_dataset(shared, dataset).merge_records([question("slipped in")])
+        flag.unlink()
+        with pytest.raises(Refused, match=f"changed while it was evaluated.*was {dataset.digest}.*does not count"):
+            asked.result()
+    run = client.get_run(new[0].info.run_id)
+    assert (run.info.status, run.data.tags.get("lifecycle.complete")) == ("FAILED", None)
+    with pytest.raises(Refused, match="holds no complete evaluation"):
+        evaluator.reread(run.info.run_id)
     with pytest.raises(Refused, match=f"digest is .*{dataset.digest}.*materialize eval_dataset"):
-        evaluator.evaluate(agent, model.model_id, dataset, progress=quiet)
+        eval_dataset.dataset_to_evaluate(shared, dataset)
+
+
+def written(platform: Platform) -> str:
+    """A run as an evaluation leaves it: two records, one scorer that failed on the second; returns its id."""
+    client = open_client(platform)
+    run_id = client.create_run(experiment_id(platform, "/agents/tiny")).info.run_id
+    said = [{"value": 1.0, "error": "", "rationale": ""}, {"value": None, "error": "judge is down", "rationale": ""}]
+    evaluation = {
+        "model_id": "m-1",
+        "run_id": run_id,
+        "dataset": DatasetRecord("d-1", "tiny_eval", "x", 2).to_json(),
+        "scorers": {"shouted": "s1"},
+        "rows": [{**question(f"question {n}"), "scores": {"shouted": one}} for n, one in enumerate(said)],
+    }
+    client.log_dict(run_id, evaluation, "evaluation.json")
+    client.set_tag(run_id, "lifecycle.complete", "true")
+    return run_id
+
+
+def artifact(platform: Platform, run_id: str, path: str) -> Path:
+    """The file MLflow keeps as that artifact."""
+    return Path(open_client(platform).get_run(run_id).info.artifact_uri.removeprefix("file://")) / path
+
+
+def test_decisions_are_kept_once_and_rows_read_again_as_they_are(platform: Platform) -> None:
+    """A decision that was changed is refused; rows that were changed have another digest."""
+    evaluator, client, run_id = MlflowEvaluator(platform), open_client(platform), written(platform)
+    evidence = evaluator.reread(run_id)
+    assert evidence.outcomes == {"shouted": [Outcome(1.0), Outcome(error="judge is down")]}
+    digest, reason = rows_digest(evidence), "hostile \u202e " + "x" * 2000
+    record = evaluation_of(run_id=run_id, rows_digest=digest, reasons=[reason], metrics={"a/mean": 0.1})
+    for actor in ("first", "second"):
+        evaluator.keep_decision(dataclasses.replace(record, actor=actor))
+    assert evaluator.decision(run_id, record.decision_digest).actor == "first"
+    tags = client.get_run(run_id).data.tags
+    assert (tags["lifecycle.verdict"], tags["lifecycle.decision_digest"]) == ("passed", record.decision_digest)
+    assert len(tags["lifecycle.reasons"]) == 1000
+    other = dataclasses.replace(record, verdict="failed")
+    evaluator.keep_decision(other)
+    assert evaluator.decision(run_id, other.decision_digest) == other
+    assert evaluator.decision(run_id, record.decision_digest).verdict == "passed"
+
+    kept = artifact(platform, run_id, f"decisions/{record.decision_digest}.json")
+    text = kept.read_text()
+    for broken, words in (
+        (text.replace('"passed"', '"dry_run"'), "was changed: its digest is"),
+        (text.replace('"rows_digest"', '"rows_digest_"'), "is not a decision"),
+        (text[:100], "cannot be read as JSON"),
+    ):
+        kept.write_text(broken)
+        with pytest.raises(Refused, match=words):
+            evaluator.decision(run_id, record.decision_digest)
+    evaluator.keep_decision(record)
+    assert evaluator.decision(run_id, record.decision_digest) == record, "cut short by a crash, written again"
+    for missing in ("0" * 32, "no such run"):
+        with pytest.raises(Refused, match="does not hold"):
+            evaluator.decision(missing, record.decision_digest)
+
+    rows = artifact(platform, run_id, "evaluation.json")
+    text = rows.read_text()
+    try:
+        rows.write_text(text.replace('"value": 1.0', '"value": 0.0', 1))
+        assert rows_digest(evaluator.reread(run_id)) != digest
+        for broken in (text.replace(run_id, "another"), text.replace('"rows"', '"lines"')):
+            rows.write_text(broken)
+            with pytest.raises(Refused, match="is not that run's evaluation any more"):
+                evaluator.reread(run_id)
+    finally:
+        rows.write_text(text)
+    assert evaluator.reread(run_id) == evidence
+    client.delete_run(run_id)
+    with pytest.raises(Refused, match="holds no complete evaluation"):
+        evaluator.reread(run_id)

@@ -143,8 +143,10 @@ class TestOpen:
         assert item_ids(desk, session.session_id) == set(traces)
 
     def test_more_traces_than_a_page(self, platform: Platform, agent: Agent):
-        desk, traces = MlflowLabelingDesk(platform), write_traces(platform, agent, 105)
-        session = desk.open(agent, "weekly", traces)
+        """Traces are looked up a hundred at a time; these straddle the first page and the second."""
+        desk, traces = MlflowLabelingDesk(platform), write_traces(platform, agent, 4)
+        absent = [f"tr-{number:032x}" for number in range(98)]
+        session = desk.open(agent, "weekly", [*absent, *traces])
         assert item_ids(desk, session.session_id) == set(traces)
 
     def test_changed_words_reach_the_question(self, platform: Platform, agent: Agent, tmp_path: Path):

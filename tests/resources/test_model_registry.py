@@ -7,7 +7,10 @@ Not here: evaluations (`test_evaluator.py`), the worker itself (`test_worker.py`
 
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,15 @@ import pytest
 from lifecycle_assets.records import SourceRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.alias_ledger import MlflowAliasLedger
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_registry import LoggedModel, MlflowModelRegistry
 from resources.platform import Platform
 from tests.building import AGENT_PY, ATTRIBUTES, make_agent
+from tests.moving import logged as logged_models
 from tests.resources.killing import kill_when, worker_is_gone
 from tests.resources.mlflow_server import mlflow_server
+from tests.resources.test_alias_ledger import a_move
 
 SOURCE = SourceRecord("digest-1", "0123abcd")
 NAME = "main.agents.tiny"
@@ -192,6 +198,38 @@ def test_a_version_whose_maker_died_is_found_again(shared: Platform, logged: Log
     assert len(registry.versions("main.agents.crashed")) == 1
 
 
+def test_of_two_versions_the_one_people_may_know_is_kept(shared: Platform, logged: LoggedModel) -> None:
+    """A process that was thought dead made a second version, and died before it could remove it."""
+    client, registry, name = open_client(shared), MlflowModelRegistry(shared), "main.agents.twice"
+
+    def twin(worker: str) -> str:
+        tags = {"lifecycle.model_id": logged.model_id, **({"lifecycle.worker": worker} if worker else {})}
+        source = f"models:/{logged.model_id}"
+        return str(client.create_model_version(name, source, tags=tags, model_id=logged.model_id).version)
+
+    first = registry.register(name, logged.model_id, {})
+    assert "lifecycle.worker" not in first.tags
+    twin(f"{socket.gethostname()}:{2**22 + 1}:1")
+    by_hand, aliased = twin(""), twin(f"{socket.gethostname()}:{2**22 + 1}:1")
+    assert registry.register(name, logged.model_id, {}).version == "1"
+    assert [one.version for one in registry.versions(name)] == ["1", by_hand]
+    aliased = twin(f"{socket.gethostname()}:{2**22 + 1}:1")
+    registry.set_alias(name, "champion", aliased)
+    assert registry.register(name, logged.model_id, {}).version == aliased
+    assert [one.version for one in registry.versions(name)] == ["1", by_hand, aliased]
+
+
+def test_tags_a_version_cannot_have_stop_before_anything_is_made(shared: Platform, logged: LoggedModel) -> None:
+    registry = MlflowModelRegistry(shared)
+    for tags in ({"a=b": "x"}, {"k" * 251: "x"}, {f"k{number}": "x" for number in range(51)}):
+        with pytest.raises(Refused, match="tag"):
+            registry.register("main.agents.tagged", logged.model_id, tags)
+    assert registry.versions("main.agents.tagged") == []
+    version = registry.register("main.agents.tagged", logged.model_id, {"long": "é" * 200_000})
+    assert len(version.tags["long"]) == 1000
+    assert registry.versions("main.agents.tagged") == [version]
+
+
 def test_aliases_move_and_only_absence_is_empty(shared: Platform, logged: LoggedModel, tmp_path: Path) -> None:
     registry = MlflowModelRegistry(shared)
     assert registry.aliases("main.agents.absent") == {}
@@ -200,6 +238,11 @@ def test_aliases_move_and_only_absence_is_empty(shared: Platform, logged: Logged
     registry.set_alias("main.agents.aliased", "champion", version)
     registry.set_alias("main.agents.aliased", "champion", version)
     assert registry.aliases("main.agents.aliased") == {"champion": "1"}
+    with pytest.raises(Refused, match=r"Version 7 of main\.agents\.aliased is not there"):
+        registry.set_alias("main.agents.aliased", "champion", "7")
+    registry.delete_alias("main.agents.aliased", "champion")
+    registry.delete_alias("main.agents.aliased", "champion")
+    assert registry.aliases("main.agents.aliased") == {}
     (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be read as one " * 20)
     broken = MlflowModelRegistry(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)}))
     with pytest.raises(Refused, match="SQLite"):
@@ -257,6 +300,29 @@ def test_logging_registering_and_aliases_work_over_http(served: Platform, tmp_pa
     assert registry.versions(NAME) == [version]
     assert registry.loads_back(version, agent.spec.agent.input_example, progress=quiet) == model.answer
     assert open_client(served).search_traces(locations=[model.experiment_id]) == []
+
+
+def test_over_http_one_version_and_one_ledger_remain_whoever_is_first(served: Platform, tmp_path: Path) -> None:
+    agent = make_agent(tmp_path, "raced")
+    [evaluation] = logged_models(agent, served, 1, decided=False)
+    found, go = [], threading.Barrier(3)
+
+    def register_and_claim(number: int) -> None:
+        go.wait()
+        version = MlflowModelRegistry(served).register("main.agents.raced", evaluation.model_id, {"eval": "run-1"})
+        move = replace(a_move(f"move of {number}"), actor=f"process {number}")
+        found.append((version.version, MlflowAliasLedger(served).claim(agent, 1, move)))
+
+    threads = [threading.Thread(target=register_and_claim, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [("1", False), ("1", False), ("1", True)]
+    assert len(MlflowModelRegistry(served).versions("main.agents.raced")) == 1
+    ledger = MlflowAliasLedger(served)
+    ledger.finish(agent, 1)
+    assert [entry.done for entry in ledger.entries(agent)] == [True]
 
 
 def test_a_server_that_is_gone_is_an_error_and_not_an_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -94,6 +93,32 @@ def agent(tmp_path: Path) -> Agent:
     return make_agent(tmp_path, attributes={"experiment": f"/agents/scorers-{os.getpid()}-{next(_NUMBERS)}"})
 
 
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import mlflow.genai.scorers
+from lifecycle_assets.spec_file import read_agent
+from resources.platform import Platform
+from resources.scorer_registry import MlflowScorerRegistry
+
+agent = read_agent(Path(sys.argv[1]))
+for delay in sys.argv[2:]:
+    ready, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        registry = MlflowScorerRegistry(Platform.from_env())
+        registry.registered(agent)
+        os.write(go, b"go")
+        registry.register(agent)
+        time.sleep(60)
+    os.read(ready, 2)
+    time.sleep(float(delay))
+    os.kill(pid, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Imports everything once, then forks for each delay a process that registers, and kills it after that many seconds."""
+
+
 class TestRegister:
     def test_registers_what_is_declared_and_repeats_without_a_trace(self, store: Platform, agent: Agent):
         registry = MlflowScorerRegistry(store)
@@ -148,7 +173,7 @@ class TestRegister:
         assert mlflow_versions(store, agent, "local_tiny_length") == 1
 
     def test_built_in_scorers_and_judges_are_found_by_their_source_too(
-        self, store: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("LIFECYCLE_JUDGE_MODEL", "openai:/gpt-5-mini")
         judge = {"judge": "Is the answer in {{ outputs }} polite? Answer yes or no."}
@@ -157,40 +182,29 @@ class TestRegister:
         agent = agent_with(
             tmp_path, "", "matches", scorers=scorers, experiment=f"/agents/scorers-{os.getpid()}-{next(_NUMBERS)}"
         )
-        registry, experiment = MlflowScorerRegistry(store), experiment_id(store, agent.spec.experiment)
+        registry, experiment = MlflowScorerRegistry(platform), experiment_id(platform, agent.spec.experiment)
         assert registry.try_alone(agent, progress=print) == {}
         first = registry.register(agent)
         for scorer in first:
-            open_client(store).delete_experiment_tag(experiment, TAG + scorer.registered_name)
+            open_client(platform).delete_experiment_tag(experiment, TAG + scorer.registered_name)
         assert registry.register(agent) == first
         assert [s.version for s in first] == ["1", "1"]
         monkeypatch.setenv("LIFECYCLE_JUDGE_MODEL", "openai:/gpt-5")
         assert [s.version for s in registry.register(agent)] == ["1", "2"]
-        trace = write_trace(store, agent)
+        trace = write_trace(platform, agent)
         assert registry.load(agent, first[0])(trace) == Outcome(1.0)
 
     def test_killed_at_any_moment_the_rerun_registers_each_scorer_once(self, platform: Platform, agent: Agent):
-        code = (
-            "import sys; from pathlib import Path; from lifecycle_assets.spec_file import read_agent\n"
-            "from resources.platform import Platform; from resources.scorer_registry import MlflowScorerRegistry\n"
-            "registry = MlflowScorerRegistry(Platform.from_env()); agent = read_agent(Path(sys.argv[1]))\n"
-            "import mlflow.genai.scorers; registry.registered(agent); print('go', flush=True)\n"
-            "registry.register(agent); print('done', flush=True)\n"
+        delays = ("0.03", "0.08")
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(agent.path("defs.yaml")), *delays],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            timeout=300,
+            check=False,
         )
-        for delay in (0.03, 0.08):
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, str(agent.path("defs.yaml"))],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                cwd=Path(__file__).parents[2],
-            )
-            assert process.stdout is not None
-            assert process.stdout.readline() == "go\n"
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
+        assert done.stdout.split() == ["-9"] * len(delays), done.stderr[-3000:]
         assert [s.version for s in MlflowScorerRegistry(platform).register(agent)] == ["1", "1"]
         assert mlflow_versions(platform, agent, "local_tiny_shouted") == 1
         assert mlflow_versions(platform, agent, "local_tiny_length") == 1
@@ -293,11 +307,6 @@ def right(inputs, outputs, expectations):
 
 
 class TestTryAlone:
-    def test_the_shipped_kind_of_scorer_stands_alone(self, platform: Platform, agent: Agent):
-        lines: list[str] = []
-        assert MlflowScorerRegistry(platform).try_alone(agent, progress=lines.append) == {}
-        assert any("trying scorer shouted alone on a synthetic trace" in line for line in lines)
-
     def test_a_module_level_name_is_named(self, platform: Platform, tmp_path: Path):
         agent = agent_with(
             tmp_path, "LIMIT = 3\n\n\n@scorer\ndef short(outputs):\n    return len(outputs) < LIMIT\n", "short"
@@ -366,6 +375,7 @@ LIMIT = 4
         assert "on lines of its own" in faults["one_line"]
         assert "cannot be rebuilt" in faults["wrong_default"]
         assert "sessions" in faults["whole_session"]
+        assert any("trying scorer good alone on a synthetic trace" in line for line in lines)
         assert any(line.startswith("note: needs_more fails on a synthetic trace: KeyError") for line in lines)
 
     def test_tries_on_a_real_trace(self, platform: Platform, agent: Agent):

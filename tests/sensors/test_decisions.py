@@ -8,13 +8,14 @@ import dagster as dg
 import pytest
 
 from lifecycle_assets.jobs import days_due
-from lifecycle_assets.records import ScorersRecord, ScorerVersion, ScoresRecord, SessionRecord
+from lifecycle_assets.records import AliasMove, ScorersRecord, ScorerVersion, ScoresRecord, SessionRecord, VersionRecord
+from lifecycle_assets.release.drift import find_drift
 from lifecycle_assets.review.labels import completions
 from lifecycle_assets.spec import BackfillPolicy, Scorer
+from resources.alias_ledger import Entry
 from resources.model_registry import RegisteredVersion
 from resources.scorer_source import DeclaredScorer
 from sensors.alerts import messages_of
-from sensors.drift import find_drift
 from sensors.labeling import decide_opening
 from sensors.scorer_backfill import Plan, plan_backfill
 from sensors.watermark import BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
@@ -180,14 +181,28 @@ def test_completions_name_complete_items_whatever_their_order():
     assert completions({"s-1": [pending, declined]}) == ""
 
 
+EVIDENCE = {"lifecycle.model_id": "m-1", "lifecycle.eval_run_id": "r", "lifecycle.evidence_digest": "e"}
+TAGS = {**EVIDENCE, "lifecycle.verdict": "passed"}
+
+
+def registered_version(number: str, tags: dict[str, str] | None = None) -> RegisteredVersion:
+    return RegisteredVersion("m", number, "m-1", TAGS if tags is None else tags, 0)
+
+
+def entry(number: int, decision: str = "passed", *, done: bool = True, **after: str) -> Entry:
+    """A move to these aliases, on the evidence that `TAGS` name."""
+    at = f"2026-11-20T00:00:{number:02}+00:00"
+    return Entry(number, AliasMove(at, decision, {}, after, "m-1", "r", "e", "d", "dagster", "", ""), done)
+
+
 class TestFindDrift:
     @staticmethod
     def drift(**changes: Any) -> list[Any]:
-        gated = RegisteredVersion("m", "1", "m-1", {"lifecycle.eval_run_id": "r"}, 0)
         facts = {
-            "champion": "1",
-            "last_to": "1",
-            "versions": [gated],
+            "aliases": {"champion": "1"},
+            "entries": [entry(1, champion="1")],
+            "versions": [registered_version("1")],
+            "recorded_versions": list,
             "recorded": [version()],
             "registered": {"local_tiny_shouted": version()},
         }
@@ -195,19 +210,63 @@ class TestFindDrift:
 
     def test_what_the_graph_left_is_no_drift(self):
         assert self.drift() == []
-        assert self.drift(champion="", last_to="", versions=[], recorded=[], registered={}) == []
+        assert self.drift(aliases={}, entries=[], versions=[], recorded=[], registered={}) == []
+        assert self.drift(aliases={"champion": "1", "theirs": "7"}) == []
 
     @pytest.mark.parametrize(
-        ("champion", "last", "says"), [("2", "1", "version 2"), ("", "1", "nobody"), ("1", "", "nobody")]
+        ("champion", "left", "says"), [("2", "1", "version 2"), ("", "1", "nobody"), ("1", "", "nobody")]
     )
-    def test_an_alias_that_is_elsewhere(self, champion: str, last: str, says: str):
-        (found,) = self.drift(champion=champion, last_to=last)
-        assert (found.asset, found.state) == ("champion_alias", champion or "none")
+    def test_an_alias_that_is_elsewhere(self, champion: str, left: str, says: str):
+        aliases = {"champion": champion} if champion else {}
+        entries, versions = [entry(1, champion=left)] if left else [], [registered_version(n) for n in "12"]
+        (found,) = [
+            d for d in self.drift(aliases=aliases, entries=entries, versions=versions) if d.asset == "champion_alias"
+        ]
+        assert found.state == (champion or "none")
         assert says in found.sentence
 
+    def test_previous_and_challenger_count_and_have_a_state_of_their_own(self):
+        entries = [entry(1, champion="2"), entry(2, champion="1", previous="2", challenger="3")]
+        versions = [registered_version(number) for number in "123"]
+        (found,) = self.drift(aliases={"champion": "1", "challenger": "2"}, entries=entries, versions=versions)
+        assert found.state == "1, previous=none, challenger=2"
+        assert "previous is nobody; the graph left it at version 2." in found.sentence
+
+    @pytest.mark.parametrize("aliases", [{"champion": "1"}, {"champion": "2"}, {"champion": "2", "previous": "1"}])
+    def test_a_move_that_was_begun_and_not_finished_is_none_at_any_point(self, aliases: dict[str, str]):
+        entries = [entry(1, champion="1"), entry(2, champion="2", previous="1", done=False)]
+        assert self.drift(aliases=aliases, entries=entries, versions=[registered_version(n) for n in "12"]) == []
+
+    def test_an_alias_to_a_version_that_is_gone_is_not_taken_for_nobody(self):
+        gone, moved = self.drift(aliases={"champion": "2"}, versions=[])
+        assert (gone.asset, gone.state) == ("uc_model_version", "without 1")
+        assert "version 2, which does not exist; the graph left it at version 1" in moved.sentence
+        (kept,) = self.drift(versions=[])
+        assert "version 1 was deleted; the graph left champion at it." in kept.sentence
+
     def test_a_version_without_an_evaluation(self):
-        (found,) = self.drift(versions=[RegisteredVersion("m", "3", "", {}, 0)])
-        assert (found.asset, found.state) == ("uc_model_version", "3")
+        (found,) = self.drift(versions=[registered_version("1"), registered_version("3", {})])
+        assert (found.asset, found.state) == ("uc_model_version", "outside 3")
+
+    def test_a_version_with_copied_tags_is_not_the_graphs(self):
+        versions = [registered_version("1"), registered_version("2", {**TAGS, "lifecycle.evidence_digest": "x"})]
+        found = self.drift(aliases={"champion": "2"}, versions=versions)
+        assert [(one.asset, one.state) for one in found] == [("uc_model_version", "outside 2"), ("champion_alias", "2")]
+
+    @pytest.mark.parametrize("tag", sorted(TAGS))
+    def test_a_tag_of_the_evidence_that_says_something_else(self, tag: str):
+        (found,) = self.drift(
+            versions=[registered_version("1", {**TAGS, tag: "other", "lifecycle.approval": "approved"})]
+        )
+        assert found.asset == "uc_model_version"
+        assert f"{tag} is 'other'" in found.sentence
+
+    def test_a_version_that_was_evaluated_again_says_so_before_an_alias_moves(self):
+        again = {**TAGS, "lifecycle.eval_run_id": "r2", "lifecycle.evidence_digest": "e2"}
+        recorded = [VersionRecord("m", "1", "m-1", "r2", "x", "e2")]
+        assert self.drift(versions=[registered_version("1", again)], recorded_versions=lambda: recorded) == []
+        failed = {**again, "lifecycle.verdict": "failed"}
+        assert self.drift(versions=[registered_version("1", failed)], recorded_versions=lambda: recorded) != []
 
     @pytest.mark.parametrize("registered", [{}, {"local_tiny_shouted": replace(version(), sample_rate=0.1)}])
     def test_a_scorer_that_was_removed_or_changed(self, registered: dict[str, ScorerVersion]):

@@ -2,14 +2,18 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 
+from lifecycle_assets.edges import latest
+from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review.assets import sessions_of
 from resources.feedback import send_feedback
@@ -184,42 +188,111 @@ class TestReview:
         assert set(session.trace_ids) == set(disliked)
 
 
+def staleness(world: World, *partition: str) -> set[str]:
+    """What the UI says of the assets that depend on what a person can change; of a partitioned one, that partition."""
+    graph = world.definitions.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(world.instance, graph, LoadingContextForTest(world.instance))
+    keys = {name: dg.AssetKey(["tiny", name]) for name in ("champion_alias", "deployment", "registered_scorers")}
+    found = {name: resolver.get_status(key).value for name, key in keys.items()}
+    days = {day: resolver.get_status(dg.AssetKey(["tiny", "trace_scores"]), day).value for day in partition}
+    return {name for name, status in {**found, **days}.items() if status != "FRESH"}
+
+
+def recorded(world: World, tick: Any) -> dict[str, str]:
+    """Asset to data version of the observations of a tick, after the daemon has stored its events."""
+    for event in tick.asset_events:
+        world.instance.report_runless_asset_event(event)
+    seen = [event for event in tick.asset_events if isinstance(event, dg.AssetObservation)]
+    return {event.asset_key.path[1]: event.tags["dagster/data_version"] for event in seen}
+
+
 class TestChampionDrift:
-    def test_an_alias_moved_by_hand_is_observed_and_told_once(self, world: World, receiver: Receiver):
+    SENSOR = "champion_drift_sensor"
+
+    def test_an_alias_moved_by_hand_is_told_once_and_makes_stale_what_depends_on_it_until_it_is_back(
+        self, world: World, receiver: Receiver
+    ):
         name = world.agent.spec.model_name
-        quiet = world.tick("champion_drift_sensor")
+        quiet = world.tick(self.SENSOR)
         assert quiet.asset_events == []
         assert receiver.received == [], "what the graph moved is no drift"
+        assert staleness(world) == set()
 
-        source = f"models:/{world.champion_model_id}"
-        world.client.create_model_version(name, source=source, tags={"lifecycle.eval_run_id": "copied"})
+        world.client.create_model_version(name, source=f"models:/{world.champion_model_id}")
         world.client.set_registered_model_alias(name, "champion", "2")
-        moved = world.tick("champion_drift_sensor", quiet.cursor)
-        (observed,) = moved.asset_events
-        assert observed.asset_key == dg.AssetKey(["tiny", "champion_alias"])
-        assert observed.tags["dagster/data_version"] == "2"
+        moved = world.tick(self.SENSOR, quiet.cursor)
+        assert recorded(world, moved) == {"uc_model_version": "outside 2", "champion_alias": "2"}
+        assert staleness(world) == {"champion_alias", "deployment", "registered_scorers"}
         ((_, headers, body),) = receiver.received
         assert body["kind"] == "drift"
         assert "champion is version 2; the graph left it at version 1" in body["text"]
+        assert "registered outside the graph, on no evaluation of it: version 2" in body["text"]
         assert headers["Idempotency-Key"] == body["id"]
+        record = latest(world.instance, dg.AssetKey(["tiny", "champion_alias"]), ChampionRecord)
+        assert record is not None
+        assert record.version == "1", "what is handed to the runtime next is still what was gated"
 
-        again = world.tick("champion_drift_sensor", moved.cursor)
+        again = world.tick(self.SENSOR, moved.cursor)
         assert not again.asset_events
+        assert not world.tick(self.SENSOR).asset_events, "also without the cursor"
         assert len(receiver.received) == 1
 
         world.client.set_registered_model_alias(name, "champion", "1")
-        back = world.tick("champion_drift_sensor", moved.cursor)
-        assert not back.asset_events
-        assert len(receiver.received) == 1
-        assert "again" in back.skip_message
+        back = world.tick(self.SENSOR, moved.cursor)
+        assert recorded(world, back) == {"champion_alias": "1"}
+        assert staleness(world) == {"champion_alias"}, "there still is a version from outside"
+        world.client.delete_model_version(name, "2")
+        clean = world.tick(self.SENSOR, back.cursor)
+        assert recorded(world, clean) == {"uc_model_version": "1"}
+        assert staleness(world) == set()
+        assert "again" in clean.skip_message
+        assert len(receiver.received) == 1, "what is right again is no alarm"
 
-    def test_a_version_and_a_scorer_changed_by_hand_are_drift_too(self, world: World):
-        world.client.create_model_version(world.agent.spec.model_name, source=f"models:/{world.champion_model_id}")
+    def test_a_version_deleted_while_it_is_champion(self, world: World, receiver: Receiver):
+        world.client.delete_model_version(world.agent.spec.model_name, "1")
+        assert recorded(world, world.tick(self.SENSOR)) == {"uc_model_version": "without 1", "champion_alias": "none"}
+        assert staleness(world) == {"champion_alias", "deployment", "registered_scorers"}
+        ((_, _, body),) = receiver.received
+        assert "version 1 was deleted; the graph left champion at it" in body["text"]
+
+    def test_tags_of_the_evidence_are_compared_and_those_of_an_approval_are_not(self, world: World):
+        name = world.agent.spec.model_name
+        world.client.set_model_version_tag(name, "1", "lifecycle.approval", "approved")
+        quiet = world.tick(self.SENSOR)
+        assert quiet.asset_events == []
+        held = world.versions()[0].tags["lifecycle.evidence_digest"]
+        world.client.set_model_version_tag(name, "1", "lifecycle.evidence_digest", "better evidence" * 20)
+        found = world.tick(self.SENSOR, quiet.cursor)
+        assert list(recorded(world, found)) == ["uc_model_version"]
+        assert f"not {held}" in found.skip_message
+        assert len(found.skip_message) < 300, "what anybody can write is shown in part"
+
+    def test_a_scorer_changed_by_hand_makes_its_scores_stale(self, world: World):
         tag = next(t for t in world.client.get_experiment(world.experiment).tags if t.endswith("local_tiny_shouted"))
         text = world.client.get_experiment(world.experiment).tags[tag]
+        assert staleness(world, day_of(1)) == set()
         world.client.set_experiment_tag(world.experiment, tag, text.replace('"sample_rate": 1.0', '"sample_rate": 0.0'))
-        found = {event.asset_key.path[1] for event in world.tick("champion_drift_sensor").asset_events}
-        assert found == {"uc_model_version", "registered_scorers"}
+        assert list(recorded(world, world.tick(self.SENSOR))) == ["registered_scorers"]
+        assert staleness(world, day_of(1)) == {day_of(1)}
+
+    def test_a_ledger_that_cannot_be_read_is_the_error_of_the_tick_and_no_drift(self, world: World, receiver: Receiver):
+        (ledger,) = world.client.search_runs([world.experiment], "tags.`lifecycle.step` = 'ledger'")
+        world.client.delete_run(ledger.info.run_id)
+        with pytest.raises(Refused, match="no alias is moved without it"):
+            world.tick(self.SENSOR)
+        assert receiver.received == []
+
+    def test_a_quiet_tick_asks_as_little_of_many_versions_as_of_one(self, world: World):
+        world.tick(self.SENSOR)
+        few = statements_of(lambda: world.tick(self.SENSOR))
+        evidence = world.versions()[0].tags
+        for _ in range(15):
+            world.client.create_model_version(
+                world.agent.spec.model_name, source=f"models:/{world.champion_model_id}", tags=evidence
+            )
+        many = statements_of(lambda: world.tick(self.SENSOR))
+        assert len(many) <= len(few) + 3, many
+        assert len(few) < QUIET_STATEMENTS, few
 
     def test_the_graph_in_the_middle_of_a_move_is_not_reported(self, world: World, receiver: Receiver):
         """The alias moves a moment before the ledger says so: a tick in between called the release foreign."""
@@ -227,12 +300,33 @@ class TestChampionDrift:
         world.client.delete_registered_model_alias(name, "champion")
         job = world.definitions.resolve_job_def("tiny_release")
         run = world.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        tick = world.tick("champion_drift_sensor")
+        tick = world.tick(self.SENSOR)
         assert not tick.asset_events
         assert receiver.received == []
         world.instance.report_run_failed(run)
-        assert len(world.tick("champion_drift_sensor", tick.cursor).asset_events) == 1
+        assert list(recorded(world, world.tick(self.SENSOR, tick.cursor))) == ["champion_alias"]
         assert len(receiver.received) == 1
+
+
+QUIET_STATEMENTS = 45
+"""SQL statements of a quiet tick, MLflow's and Dagster's together."""
+
+
+def statements_of(act: Callable[[], Any]) -> list[str]:
+    """The SQL that this process sends while `act` runs."""
+    from sqlalchemy import Engine, event
+
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        act()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    return sent
 
 
 RULES = [

@@ -138,6 +138,8 @@ class Runs:
         """POST runs/log-batch."""
         run, asked = self._of(call), call.json
         for param in asked.get("params", []):
+            self._writable(run, param)
+        for param in asked.get("params", []):
             self._param(run, param)
         for tag in asked.get("tags", []):
             run["tags"][tag["key"]] = tag["value"]
@@ -189,9 +191,24 @@ class Runs:
         return self.run(asked.get("run_id") or asked["run_uuid"])
 
     def _param(self, run: dict[str, Any], param: dict[str, Any]) -> None:
-        held = run["params"].setdefault(param["key"], param["value"])
-        if held != param["value"]:
-            raise Failure(400, "INVALID_PARAMETER_VALUE", f"Changing param values is not allowed: {param['key']}.")
+        self._writable(run, param)
+        run["params"][param["key"]] = param["value"]
+
+    def _writable(self, run: dict[str, Any], param: dict[str, Any]) -> None:
+        """Refuse what MLflow's server refuses, in its words: a parameter is written once, on a run that is there."""
+        run_id, stage = run["info"]["run_id"], run["info"]["lifecycle_stage"]
+        if stage != "active":
+            said = f"The run {run_id} must be in the 'active' state. Current state is {stage}."
+            raise Failure(400, "INVALID_PARAMETER_VALUE", said)
+        key, value = param["key"], param["value"]
+        held = run["params"].get(key, value)
+        if held != value:
+            raise Failure(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"Changing param values is not allowed. Param with key='{key}' was already logged with value='{held}' "
+                f"for run ID='{run_id}'. Attempted logging new value '{value}'.",
+            )
 
     def _metric(self, run: dict[str, Any], metric: dict[str, Any]) -> None:
         value = {"step": 0, **metric, "run_id": run["info"]["run_id"]}

@@ -147,7 +147,8 @@ def _meets(trace: Mapping[str, Any], clause: Mapping[str, Any], linked: Mapping[
     info, key, comparator = trace["info"], clause["key"], clause["comparator"].upper()
     if key == "mlflow.sourceRun" and comparator == "=" and info["trace_id"] in linked.get(clause["value"], ()):
         return True
-    values = {"tag": info["tags"], "request_metadata": info["trace_metadata"]}.get(clause["type"])
+    facts = {one["assessment_name"]: one["expectation"] for one in info.get("assessments", []) if "expectation" in one}
+    values = {"tag": info["tags"], "request_metadata": info["trace_metadata"], "expectation": facts}.get(clause["type"])
     value = values.get(key) if values is not None else _attribute(info, key)
     if comparator in ("IS NULL", "IS NOT NULL"):
         return (value is None) == (comparator == "IS NULL")

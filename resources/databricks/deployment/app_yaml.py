@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from lifecycle_assets.refused import Refused
+from resources.hand_off import item_lines
 
 BEGIN = "# lifecycle: set by the deployment of the champion, from here"
 END = "# lifecycle: to here"
@@ -139,8 +140,7 @@ def _block(items: Items, *, indent: str, newline: str) -> str:
     lines = [BEGIN]
     for item in items:
         kind = "value" if "value" in item else "valueFrom"
-        quoted = yaml.safe_dump(item[kind], default_style='"', width=10**6).rstrip()
-        lines += [f"- name: {item['name']}", f"  {kind}: {quoted}"]
+        lines += item_lines(item["name"], kind, item[kind])
     return "".join(f"{indent}{line}{newline}" for line in [*lines, END])
 
 

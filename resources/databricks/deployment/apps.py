@@ -18,14 +18,12 @@ from resources.databricks.deployment.app_source import AppSource, Source, epoch,
 from resources.databricks.deployment.app_yaml import Items
 from resources.databricks.deployment.handing import HANDED_AT, asked, now, patient, said, same, shown
 from resources.databricks.workspace import open_workspace, wait_for
-from resources.deployer import Deployer, nothing_handed_over, silent, variables
+from resources.deployer import MODEL_URI, Deployer, Move, nothing_handed_over, silent, variables
 from resources.platform import Platform
 from resources.worker import Progress
 
 if TYPE_CHECKING:
     from databricks.sdk.service.apps import App, AppDeployment
-
-MODEL_URI = "LIFECYCLE_MODEL_URI"
 
 TICK_SECONDS = 1.1
 """Between writing and deploying: deployments are dated to the second, and the later one must be dated later."""
@@ -45,7 +43,7 @@ class AppDeployer(Deployer):
         self._platform = platform
         self._every = every
 
-    def hand_off(self, agent: Agent, *, version: str, model_id: str, progress: Progress = silent) -> DeploymentRecord:
+    def hand_off(self, agent: Agent, move: Move, *, progress: Progress = silent) -> DeploymentRecord:
         """Write `app.yaml` and deploy the app, which is started when it is stopped.
 
         Raises `Refused` when there is no such app, when it lacks a resource for a declared secret, when the deployment
@@ -54,15 +52,15 @@ class AppDeployer(Deployer):
         with asked(f"app {agent.spec.deployment.app}"):
             app, files = self._settled(agent, progress), self._files(agent)
             source = files.read()
-            env = variables(agent, self._platform, model_id=model_id, runtime="workspace")
-            env |= {MODEL_URI: f"models:/{agent.spec.model_name}/{version}", HANDED_AT: now()}
+            env = variables(agent, self._platform, model_id=move.model_id, runtime="workspace")
+            env |= {MODEL_URI: f"models:/{agent.spec.model_name}/{move.version}", HANDED_AT: now()}
             items = _items(app, env)
             former = None if _deployed(app, source) else files.unfinished(source)
             if not same(plain(items), source.env):
                 former = source.text if former is None else former
                 source = files.change(source, items, former)
             if not _deployed(app, source):
-                progress(f"app {app.name}: deploying version {version}")
+                progress(f"app {app.name}: deploying version {move.version}")
                 failure = self._deploy(agent, source, progress)
                 if failure is not None:
                     raise self._taken_back(agent, source, former, failure, progress)

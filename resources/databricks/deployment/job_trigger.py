@@ -13,7 +13,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.deployment.handing import HANDED_AT, asked, at, patient, said
 from resources.databricks.workspace import open_workspace, wait_for
-from resources.deployer import Deployer, nothing_handed_over, silent, variables
+from resources.deployer import Deployer, Move, nothing_handed_over, silent, variables
 from resources.platform import Platform
 from resources.worker import Progress
 
@@ -31,14 +31,16 @@ class JobDeployer(Deployer):
 
     Why a rerun is safe: the job's newest run for this model says what was handed over. One that still runs is waited
     for, one that succeeded with these parameters is the hand-off, one that failed is tried again. The request carries a
-    token made of the hand-off and the run it comes after, so that asking twice makes one run.
+    token made of the hand-off, the move it follows and the run it comes after, so that asking twice makes one run, and
+    going back to a version makes another.
     """
 
     def __init__(self, platform: Platform, *, every: float = 2.0) -> None:
         self._platform = platform
         self._every = every
+        self._handed: dict[str, DeploymentRecord] = {}
 
-    def hand_off(self, agent: Agent, *, version: str, model_id: str, progress: Progress = silent) -> DeploymentRecord:
+    def hand_off(self, agent: Agent, move: Move, *, progress: Progress = silent) -> DeploymentRecord:
         """Run the job and wait for its end.
 
         Raises `Refused` when there is no such job, when its run fails (with its message and page), and when it is not
@@ -46,7 +48,7 @@ class JobDeployer(Deployer):
         """
         with asked(f"job {agent.spec.deployment.job}"):
             job_id = self._job(agent)
-            given = _parameters(agent, version, model_id)
+            given = _parameters(agent, move)
             last = self._newest(agent, job_id)
             if last is not None and not _over(last):
                 progress(f"job {agent.spec.deployment.job}: run {last.run_id} is in progress")
@@ -55,14 +57,15 @@ class JobDeployer(Deployer):
                     raise self._failure(agent, last)
             if last is None or not _is_of(last, given) or not _succeeded(last):
                 after = last.run_id if last else 0
-                token = digest([agent.name, version, digest(given), after], length=64)
+                token = digest([agent.name, move.version, move.at, digest(given), after], length=64)
                 jobs = open_workspace(self._platform).jobs
                 started = jobs.run_now(job_id, job_parameters=given, idempotency_token=token)
                 progress(f"job {agent.spec.deployment.job}: run {started.run_id} started")
                 last = self._ended(agent, started.run_id, progress)
                 if not _succeeded(last):
                     raise self._failure(agent, last)
-        return _record(last, given)
+        self._handed[agent.name] = _record(last, given)
+        return self._handed[agent.name]
 
     def current(self, agent: Agent) -> DeploymentRecord | None:
         """The newest run of the job for this model that succeeded."""
@@ -74,7 +77,8 @@ class JobDeployer(Deployer):
 
     def environment(self, agent: Agent) -> dict[str, str]:
         """What the job must have its runtime set: the job itself is told only its parameters."""
-        found = self.current(agent)
+        # A repeat may find its run by the token alone, far behind the newest.
+        found = self._handed.get(agent.name) or self.current(agent)
         if found is None:
             raise nothing_handed_over(agent)
         with asked(f"job {agent.spec.deployment.job}"):
@@ -135,11 +139,11 @@ class JobDeployer(Deployer):
         return f"{open_workspace(self._platform).config.host}/jobs/{run.job_id}/runs/{run.run_id}"
 
 
-def _parameters(agent: Agent, version: str, model_id: str) -> dict[str, str]:
+def _parameters(agent: Agent, move: Move) -> dict[str, str]:
     """What the job is told; the names Databricks' own deployment jobs use where they have one."""
     name = agent.spec.model_name
-    ours = {"model_uri": f"models:/{name}/{version}", "model_name": name, "model_version": version}
-    return {**agent.spec.deployment.parameters, **ours, "model_id": model_id}
+    ours = {"model_uri": f"models:/{name}/{move.version}", "model_name": name, "model_version": move.version}
+    return {**agent.spec.deployment.parameters, **ours, "model_id": move.model_id}
 
 
 def _given(run: "Run | BaseRun") -> dict[str, str]:

@@ -14,7 +14,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.databricks.deployment.handing import HANDED_AT, asked, at, now, patient, said, shown
 from resources.databricks.deployment.serving_config import Wanted, entity_of, env_of, failure_of, serves_version
 from resources.databricks.workspace import open_workspace, wait_for
-from resources.deployer import Deployer, nothing_handed_over, silent, variables
+from resources.deployer import Deployer, Move, nothing_handed_over, silent, variables
 from resources.platform import Platform
 from resources.worker import Progress
 
@@ -43,7 +43,7 @@ class ServingDeployer(Deployer):
         self._platform = platform
         self._every = every
 
-    def hand_off(self, agent: Agent, *, version: str, model_id: str, progress: Progress = silent) -> DeploymentRecord:
+    def hand_off(self, agent: Agent, move: Move, *, progress: Progress = silent) -> DeploymentRecord:
         """Make or update the endpoint and wait for it.
 
         Raises `Refused` with the endpoint's own message when the update fails (what was served before serves again),
@@ -51,8 +51,8 @@ class ServingDeployer(Deployer):
         """
         name, what = self._name(agent), f"endpoint {self._name(agent)}"
         with asked(what):
-            env = variables(agent, self._platform, model_id=model_id, runtime="endpoint")
-            wanted = Wanted.of(agent, version, {**env, HANDED_AT: now()})
+            env = variables(agent, self._platform, model_id=move.model_id, runtime="endpoint")
+            wanted = Wanted.of(agent, move.version, {**env, HANDED_AT: now()})
             refusal: OSError | None = None
             former, mine = None, False
             for _ in range(ROUNDS):
@@ -67,7 +67,7 @@ class ServingDeployer(Deployer):
                     raise self._taken_back(agent, found, former, progress)
                 if found is not None and mine and not refusal and serves_version(found.config, wanted):
                     # The server shows the configuration in another way than it was asked for.
-                    return replace(self._record(agent, found), model_id=model_id)
+                    return replace(self._record(agent, found), model_id=move.model_id)
                 if refusal is not None:
                     raise refusal
                 former = found.config if found else None

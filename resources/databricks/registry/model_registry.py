@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lifecycle_assets.refused import Refused
 from resources import run_marks as marks
-from resources.databricks.registry.model_versions import being_made, described_version, maker, model_of, stored_tag
+from resources.databricks.registry.model_versions import being_made, described_version, model_of, shown_tag, stored_tag
 from resources.databricks.workspace import wait_for
 from resources.explain import explained
 from resources.model_registry import READY_SECONDS, MlflowModelRegistry, RegisteredVersion
@@ -61,51 +61,52 @@ class UnityModelRegistry(MlflowModelRegistry):
                     _seen[self._key(version)] = described
             return sorted(found.values(), key=lambda one: int(one.version))
 
-    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        """See `ModelRegistry.register`. One version remains, however often this was killed or an answer was lost.
-
-        Raises `Refused` when the version is not READY in time or the workspace says that it failed.
-        """
-        with explained(self._platform.tracking_uri):
-            client = self._client()
-            wanted = {**tags, marks.MODEL_ID: model_id}
-            found = self._finished(client, name, model_id)
-            if found is None:
-                found = self._created(client, name, model_id, wanted)
-                self._remove_unfinished(client, name, self._of_model(name, model_id))
-            for tag, value in wanted.items():
-                if found.tags.get(tag) != value:
-                    client.set_model_version_tag(name, found.version, stored_tag(tag), value)
-            self._link_back(client, found)
-            return RegisteredVersion(name, found.version, model_id, {**found.tags, **wanted}, found.created_ms)
-
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """See `ModelRegistry.set_alias`. Only a version that is READY gets one."""
         with explained(self._platform.tracking_uri):
             if self.aliases(name).get(alias) == version:
                 return
-            self._ready(self._client(), name, version)
+            with self._about_version(name, version):
+                self._ready(self._client(), name, version)
             try:
                 self._client().set_registered_model_alias(name, alias, version)
             except Exception:  # Whatever was raised, it may have been set: the registry knows.
                 if self.aliases(name).get(alias) != version:
                     raise
 
-    def _created(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        from mlflow.exceptions import MlflowException
+    def delete_alias(self, name: str, alias: str) -> None:
+        """See `ModelRegistry.delete_alias`."""
+        with explained(self._platform.tracking_uri):
+            try:
+                super().delete_alias(name, alias)
+            except Exception:  # Whatever was raised, it may have been removed: the registry knows.
+                if alias in self.aliases(name):
+                    raise
 
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
-                raise
-        marked = {**tags, marks.WORKER: maker()}
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        """See `ModelRegistry.tag_version`. What this process remembers of the version is forgotten."""
+        for key in [key for key in _seen if key[:3] == (self._platform, name, version)]:
+            del _seen[key]
+        return super().tag_version(name, version, tags)
+
+    def shown_tag(self, tag: str) -> str:
+        """See `ModelRegistry.shown_tag`."""
+        return shown_tag(stored_tag(tag))
+
+    def _stored(self, tag: str) -> str:
+        return stored_tag(tag)
+
+    def _described_version(self, version: "ModelVersion") -> RegisteredVersion:
+        return described_version(version)
+
+    def _created(self, client: "MlflowClient", name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
+        self._ensure_model(client, name)
         try:
             version = client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 model_id=model_id,
-                tags={stored_tag(tag): value for tag, value in marked.items()},
+                tags={stored_tag(tag): value for tag, value in tags.items()},
             ).version
         except Exception as error:  # Whatever was raised, the work may have been done: the registry knows.
             if "Model passed for registration" in str(error):
@@ -129,22 +130,19 @@ class UnityModelRegistry(MlflowModelRegistry):
                 return described_version(ready[0]) if ready else None
             time.sleep(POLL_SECONDS)
 
-    def _finished(self, client: "MlflowClient", name: str, model_id: str) -> RegisteredVersion | None:
-        """The READY version of the logged model. What a process that is gone left unfinished is removed.
+    def _finished(self, client: "MlflowClient", name: str, model_id: str) -> "list[ModelVersion]":
+        """The READY versions of the logged model. What a process that is gone left unfinished is removed.
 
         A version that another process is making is waited for.
         """
-        versions = self._of_model(name, model_id)
-        ready = [version for version in versions if version.status == "READY"]
-        if ready:
-            self._remove_unfinished(client, name, versions)
-            chosen = next((version for version in ready if version.aliases), ready[0])
-            return described_version(chosen)
-        for version in versions:
-            if being_made(version):
-                return self._ready(client, name, str(version.version))
-        self._remove_unfinished(client, name, versions)
-        return None
+        while True:
+            versions = self._of_model(name, model_id)
+            ready = [version for version in versions if version.status == "READY"]
+            making = next((version for version in versions if being_made(version)), None)
+            if ready or making is None:
+                self._remove_unfinished(client, name, versions)
+                return ready
+            self._ready(client, name, str(making.version))
 
     def _ready(self, client: "MlflowClient", name: str, version: str) -> RegisteredVersion:
         """The version once it is READY."""

@@ -5,19 +5,15 @@ Add here: another fact that is kept on a version.
 Not here: asking for versions and changing them (`model_registry.py`).
 """
 
-import os
-import socket
 import time
 from typing import TYPE_CHECKING
 
 from resources import run_marks as marks
-from resources.model_registry import READY_SECONDS, RegisteredVersion
+from resources.model_registry import RegisteredVersion
+from resources.registration import maker_lives
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-
-MAKING_SECONDS = 1800
-"""How long the files of a version may take to be written; a process of that number later on is another one."""
 
 _PREFIX, _STORED_PREFIX = "lifecycle.", "lifecycle_"
 
@@ -25,6 +21,11 @@ _PREFIX, _STORED_PREFIX = "lifecycle.", "lifecycle_"
 def stored_tag(name: str) -> str:
     """The name of a tag as Unity Catalog takes it: `. , - = / :` are reserved there."""
     return "".join("_" if letter in ".,-=/:" else letter for letter in name)
+
+
+def shown_tag(stored: str) -> str:
+    """The name a stored tag is given back under: ours as they are everywhere else, others as they are."""
+    return _PREFIX + stored.removeprefix(_STORED_PREFIX) if stored.startswith(_STORED_PREFIX) else stored
 
 
 def model_of(version: "ModelVersion") -> str:
@@ -36,11 +37,7 @@ def model_of(version: "ModelVersion") -> str:
 
 def described_version(version: "ModelVersion") -> RegisteredVersion:
     """The version with our tags under the names they have everywhere else; who made it is left out."""
-    tags = {
-        _PREFIX + tag.removeprefix(_STORED_PREFIX) if tag.startswith(_STORED_PREFIX) else tag: value
-        for tag, value in version.tags.items()
-        if tag != stored_tag(marks.WORKER)
-    }
+    tags = {shown_tag(tag): value for tag, value in version.tags.items() if tag != stored_tag(marks.WORKER)}
     return RegisteredVersion(
         name=version.name,
         version=str(version.version),
@@ -50,20 +47,9 @@ def described_version(version: "ModelVersion") -> RegisteredVersion:
     )
 
 
-def maker() -> str:
-    """How this process names itself on a version it makes."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def being_made(version: "ModelVersion") -> bool:
-    """Whether a process may still be at work on it: not when it ran here and is gone, nor after `MAKING_SECONDS`.
-
-    Of another machine's process nothing is known: it is believed for `READY_SECONDS`.
-    """
+    """Whether somebody may still be at work on it; see `claims.at_work`."""
     if version.status != "PENDING_REGISTRATION":
         return False
     age = time.time() - version.creation_timestamp / 1000
-    host, _, process = version.tags.get(stored_tag(marks.WORKER), "").rpartition(":")
-    if host == socket.gethostname() and process.isdigit():
-        return age < MAKING_SECONDS and int(process) != os.getpid() and marks.process_lives(int(process))
-    return age < READY_SECONDS
+    return maker_lives(version.tags.get(stored_tag(marks.WORKER), ""), age)

@@ -1,0 +1,224 @@
+"""Rollback without being asked: a fresh champion that is worse in production than the version before it.
+
+Lives here: the pure decision over windows, and the sensor over it.
+Add here: a further condition under which a champion is taken back.
+Not here: reading the windows (`lifecycle_assets/monitoring/windows.py`), the rollback itself
+(`lifecycle_assets/release/rollback.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from lifecycle_assets.jobs import rollback_config
+from lifecycle_assets.monitoring.windows import Compared, archived_until, compare_windows, complete_windows
+from lifecycle_assets.records import REASON_CHARACTERS, AliasMove
+from lifecycle_assets.refused import Refused
+from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
+from lifecycle_assets.release.rollback import choose_target, gated_decisions
+from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
+from lifecycle_assets.spec import AgentSpec
+from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.spec_release import Rollback, RollbackRule
+from resources.alias_ledger import AliasLedger
+from resources.model_registry import ModelRegistry
+from resources.platform import Platform
+from resources.sql_engine import SqlEngine
+from sensors.bounded import bounded
+from sensors.watermark import RollbackCursor
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A champion that may be taken back: its version and model, its predecessor's, and since when it is champion."""
+
+    version: str
+    model_id: str
+    former: str
+    former_model_id: str
+    since: datetime
+
+    @property
+    def run_key(self) -> str:
+        """Names this champion from this promotion on: one automatic rollback."""
+        return f"rollback:{self.version}:{self.since.isoformat()}"
+
+
+def fresh_champion(moves: Sequence[AliasMove], champion: str, *, now: datetime, days: int) -> Fresh | str:
+    """The champion of the ledger's `moves` when it is fresh; otherwise a sentence that says why nothing is judged.
+
+    `champion` is who it is in MLflow. A champion that a rollback brought back is not judged: nothing may swing.
+    """
+    changes = champion_moves(moves)
+    if not changes or not changes[-1].after[CHAMPION]:
+        return "Nobody is champion: there is nothing to watch."
+    last = changes[-1]
+    version, former, since = last.after[CHAMPION], last.before.get(CHAMPION, ""), datetime.fromisoformat(last.at)
+    if champion != version:
+        return f"champion was moved outside Dagster, from version {version} to {champion or 'nobody'}: not judged."
+    if last.decision == ROLLED_BACK:
+        return f"Version {version} is champion by a rollback: it is not taken back by itself."
+    if now - since > timedelta(days=days):
+        return (
+            f"Version {version} is champion since {since:%Y-%m-%d %H:%M} UTC: no longer fresh, by fresh_days: {days}."
+        )
+    models = {move.after[CHAMPION]: move.model_id for move in changes[:-1]}
+    if not models.get(former) or models[former] == last.model_id:
+        return f"Version {version} follows nobody it can be held against."
+    return Fresh(version, last.model_id, former, models[former], since)
+
+
+def drop_of(compared: Compared, *, higher_is_better: bool, min_traces: int) -> float | None:
+    """By how much the champion is worse in that window; None when either side has too few traces to be judged."""
+    ours, theirs = compared.ours, compared.theirs
+    if ours is None or theirs is None or min(ours.n, theirs.n) < min_traces:
+        return None
+    return theirs.value - ours.value if higher_is_better else ours.value - theirs.value
+
+
+def breaches(drops: Sequence[float | None], *, max_drop: float, recovered_at: float) -> list[bool]:
+    """Which windows breach, oldest first.
+
+    Above `max_drop` a number breaches, and it goes on breaching until it has come back to `recovered_at` (a share) of
+    it. A window that is not judged does not breach, and ends no breach either.
+    """
+    found, breached = [], False
+    for drop in drops:
+        if drop is not None:
+            breached = drop > (max_drop * recovered_at if breached else max_drop)
+        found.append(breached and drop is not None)
+    return found
+
+
+def find_breach(rollback: Rollback, compared: Mapping[str, Sequence[Compared]], higher: Mapping[str, bool]) -> str:
+    """A sentence on the first rule that `k` of the last `n` windows breach, the newest included; empty for none.
+
+    `compared` holds windows by metric, oldest first; those before the last `n` only say how a breach began.
+    """
+    for rule in rollback.rules:
+        rows = compared[rule.metric]
+        drops = [drop_of(row, higher_is_better=higher[rule.metric], min_traces=rollback.min_traces) for row in rows]
+        found = breaches(drops, max_drop=rule.max_drop, recovered_at=rollback.recovered_at)[-rollback.n :]
+        if found and found[-1] and sum(found) >= rollback.k:
+            return _sentence(rule, rows[-1], sum(found), len(found))
+    return ""
+
+
+def _sentence(rule: RollbackRule, newest: Compared, count: int, of: int) -> str:
+    assert newest.ours is not None  # A window without numbers does not breach.
+    assert newest.theirs is not None
+    return (
+        f"{rule.metric} is {newest.ours.value:.4g} from {newest.window.start:%Y-%m-%d %H:%M} to "
+        f"{newest.window.end:%H:%M} UTC ({newest.ours.n} traces), and was {newest.theirs.value:.4g} before at the same "
+        f"hours of the week ({newest.theirs.n}): worse than {rule.max_drop:g} allows in {count} of {of} windows."
+    )
+
+
+def directions(spec: AgentSpec) -> dict[str, bool]:
+    """Whether higher is better, by metric of the declared rules.
+
+    A mean of a scorer is, unless the gate declares it with `at_most`; error rate and latency never are.
+    """
+    lower = {t.metric.rpartition("/")[0] for t in spec.eval.gate.thresholds if not t.higher_is_better}
+    scorers = {f"{scorer.name}/mean" for scorer in spec.scorers if scorer.name not in lower}
+    return {rule.metric: rule.metric in scorers for rule in spec.rollback.rules}
+
+
+def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
+    """Declare `<agent>_rollback_sensor`."""
+    rules, prefix = agent.spec.rollback, agent.spec.table_prefix
+    on = dg.DefaultSensorStatus.RUNNING if rules.automatic else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name=f"{agent.name}_rollback_sensor",
+        job_name=f"{agent.name}_rollback",
+        minimum_interval_seconds=60,
+        default_status=on,
+        description="Fires when a fresh champion is worse in production than the version before it was at the same "
+        "hours of the week, in k of the last n windows, as rollback in defs.yaml declares. Asks for the job rollback. "
+        "Never twice: the run key names the champion and its promotion, and a champion that a rollback brought back "
+        "is not judged. Off unless rollback.automatic is true.",
+    )
+    @bounded
+    def sensor(
+        context: dg.SensorEvaluationContext,
+        ledger: dg.ResourceParam[AliasLedger],
+        registry: dg.ResourceParam[ModelRegistry],
+        sql: dg.ResourceParam[SqlEngine],
+    ) -> dg.SensorResult | dg.SkipReason:
+        if not rules.automatic:
+            return dg.SkipReason(
+                "rollback.automatic is not true in defs.yaml: nobody is taken back without being asked."
+            )
+        now, moves = datetime.now(UTC), [entry.move for entry in ledger.entries(agent)]
+        aliases = registry.aliases(agent.spec.model_name)
+        fresh = fresh_champion(moves, aliases.get(CHAMPION, ""), now=now, days=rules.fresh_days)
+        if isinstance(fresh, str):
+            return dg.SkipReason(fresh)
+        seen = RollbackCursor.from_json(context.cursor)
+        if seen.fired == fresh.run_key:
+            return dg.SkipReason(f"Version {fresh.version} was asked to be taken back before: see the runs of the job.")
+        settle = timedelta(minutes=agent.spec.archive.settle_minutes)
+        until = archived_until(sql, prefix, since=(now - timedelta(days=1)).date(), settle=settle)
+        if until is None or (fresh.run_key, until.isoformat()) == (seen.champion, seen.until):
+            return dg.SkipReason(f"Nothing new was archived: {agent.name}_monitor does that every hour.")
+        breach = judge(agent, sql, fresh, until)
+        judged = RollbackCursor(fresh.run_key, until.isoformat())
+        if not breach:
+            return dg.SensorResult(
+                skip_reason=f"Version {fresh.version} holds what its rules ask.", cursor=judged.to_json()
+            )
+        return _asked(agent, fresh, breach, moves, aliases.get(PREVIOUS, ""), registry, judged)
+
+    return sensor
+
+
+def judge(agent: Agent, sql: SqlEngine, fresh: Fresh, until: datetime) -> str:
+    """Read the windows that the rules look at, and what they breach; see `find_breach`.
+
+    Twice the declared `n`, so that a breach that began before them is known as one.
+    """
+    rules, spec = agent.spec.rollback, agent.spec
+    windows = complete_windows(since=fresh.since, until=until, hours=rules.window_hours, at_most=2 * rules.n)
+    environment = Platform.from_env().environment
+    compared = compare_windows(
+        sql,
+        spec.table_prefix,
+        windows=windows,
+        hours=rules.window_hours,
+        model_id=fresh.model_id,
+        other_model_id=fresh.former_model_id,
+        metrics=[rule.metric for rule in rules.rules],
+        scorer_names={scorer.name: f"{environment}_{agent.name}_{scorer.name}" for scorer in spec.scorers},
+    )
+    return find_breach(rules, compared, directions(spec))
+
+
+def _asked(
+    agent: Agent,
+    fresh: Fresh,
+    breach: str,
+    moves: Sequence[AliasMove],
+    previous: str,
+    registry: ModelRegistry,
+    judged: RollbackCursor,
+) -> dg.SensorResult:
+    """The request for a rollback; without a gated version to go to, the sentence that says so."""
+    try:
+        target = choose_target(
+            champion=fresh.version,
+            previous=previous,
+            moves=moves,
+            versions={one.version: one for one in registry.versions(agent.spec.model_name)},
+            accepted=gated_decisions(agent.spec.eval.gate) - {"ungated"},
+        )
+    except Refused as refusal:
+        return dg.SensorResult(skip_reason=f"{breach} {refusal}", cursor=judged.to_json())
+    config = rollback_config(
+        agent.name, to=target.after[CHAMPION], reason=breach[:REASON_CHARACTERS], taken_back=fresh.version
+    )
+    request = dg.RunRequest(run_key=fresh.run_key, run_config=config, tags={"user": f"{agent.name}_rollback_sensor"})
+    asked = RollbackCursor(judged.champion, judged.until, fired=fresh.run_key)
+    return dg.SensorResult(run_requests=[request], cursor=asked.to_json())
