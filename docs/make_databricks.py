@@ -36,6 +36,9 @@ The emulator is written from the sources of the clients and the public documenta
   while one runs;
 - whether adding items to a labeling session twice makes them twice, and what a cloned trace says of its origin;
 - whether an experiment's search returns traces that live in Unity Catalog;
+- that a parameter of a run is written once also when two processes write it in the same moment: it is documented, and
+  the ledger of aliases rests on it;
+- how many tags a model version may have, and who may see that a tag was set by whom;
 - sign-in beyond a token (OAuth is the SDK's own), storage credentials of S3, ADLS and GCS, inference of a served
   model, Apps' own runtime, judges' answers.
 """

@@ -104,7 +104,14 @@ class MlflowAliasLedger(AliasLedger):
         with explained(self._platform.tracking_uri):
             client = open_client(self._platform)
             run_id = self._known(client, agent)
-            return [] if run_id is None else _read(self._run(client, agent, run_id))
+            if run_id is None:
+                return []
+            try:
+                return _read(self._run(client, agent, run_id))
+            except Refused:
+                # A store reads tags and parameters one after the other: a move that was claimed in between seems to
+                # have no tag. It was written before the claim, so that the second look finds it.
+                return _read(self._run(client, agent, run_id))
 
     def claim(self, agent: Agent, number: int, move: AliasMove) -> bool:
         """See `AliasLedger.claim`. Three requests; the first claim of all makes the ledger.

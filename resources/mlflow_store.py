@@ -27,6 +27,8 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     # A bar of MLflow's would share its line with our progress.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Standard output belongs to the commands: a line about a run would break their JSON.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # On SQLite more search threads only wait for each other.
     "MLFLOW_SEARCH_TRACES_MAX_THREADS": "1",
 }

@@ -81,13 +81,17 @@ class Worker:
 
 
 class WorkerSource:
-    """The parent's side of the source. Several threads may ask; a process forked from this one asks a source anew."""
+    """The parent's side of the source. Several threads may ask, and so may processes forked from this one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of: tuple[int, dict[str, str]] | None = None
+        os.register_at_fork(after_in_child=self._after_fork)
+        self._python: dict[str, str] | None = None
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def worker(self, env: Mapping[str, str]) -> Worker:
         """A new worker. Python's own variables in `env` are those it was started with; the rest it is told."""
@@ -102,27 +106,28 @@ class WorkerSource:
             return worker
 
     def close(self) -> None:
-        """Let the source end; workers go on."""
+        """Ask for no more; the source ends when nobody may ask any more, and workers go on."""
         if self._socket is not None:
             self._socket.close()
-        if self._process is not None and self._of is not None and self._of[0] == os.getpid():
-            self._process.wait()
-        self._of = self._socket = self._process = None
+        self._python = self._socket = None
 
     def _open(self, env: Mapping[str, str]) -> None:
-        of = (os.getpid(), {name: value for name, value in env.items() if name.startswith("PYTHON")})
-        if self._of == of:
+        python = {name: value for name, value in env.items() if name.startswith("PYTHON")}
+        if self._python == python:
             return
         self.close()
         mine, its = socket.socketpair()
         with its:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "resources.worker_source", str(its.fileno())],
-                stdin=subprocess.DEVNULL,
-                env={**env, "TQDM_DISABLE": "1"},
-                pass_fds=[its.fileno()],
+            self._processes = [one for one in self._processes if one.poll() is None]
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "resources.worker_source", str(its.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    env={**env, "TQDM_DISABLE": "1"},
+                    pass_fds=[its.fileno()],
+                )
             )
-        self._socket, self._of = mine, of
+        self._socket, self._python = mine, python
 
     def _ask(self) -> Worker:
         pipes = [os.pipe() for _ in range(3)]

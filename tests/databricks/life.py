@@ -21,6 +21,7 @@ from lifecycle_assets.cli.main import main
 from lifecycle_assets.home import open_instance, prepare_home
 from resources.gateways import GATEWAYS
 from resources.platform import Platform
+from tests.building import ATTRIBUTES as SMALL
 from tests.building import LABELING, World, checks_of, day_of, make_agent, new_world, noon
 from tests.databricks.conftest import forget_clients, point_clients
 from tests.workspace.app import Workspace
@@ -39,12 +40,13 @@ ATTRIBUTES: dict[str, Any] = {
 
 RELEASE = ("eval_dataset", "logged_model", "eval_results", "uc_model_version", "champion_alias", "deployment")
 MONITOR = ("registered_scorers", "trace_scores", "archived_traces", "quality_metrics")
+EVALUATION, CODE = SMALL["eval"], SMALL["agent"]
 COMMANDS = {
-    "status": ["status", "tiny"],
-    "history": ["history", "tiny"],
-    "plan": ["plan", "tiny"],
-    "query": ["query", "tiny", "SELECT count(*) AS n FROM traces"],
-    "lineage": ["lineage", "champion", "--agent", "tiny"],
+    "status": ["tiny"],
+    "history": ["tiny"],
+    "plan": ["tiny"],
+    "query": ["tiny", "SELECT count(*) AS n FROM traces"],
+    "lineage": ["champion", "--agent", "tiny"],
 }
 SENSORS = ("scorer_backfill_sensor", "labeling_session_sensor", "label_sync_sensor", "champion_drift_sensor")
 
@@ -113,6 +115,29 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
             job = "scorer_backfill" if name.startswith("scorer") else "labeling"
             run(f"{name}: what it asked for", lambda r=request, j=job: world.do(r, j))
     run("the monitor job, again", lambda: world.run("monitor", partition_key=day))
+
+    def command(name: str, *arguments: str) -> None:
+        with _requests(seen, f"lifecycle {name}", workspace):
+            answer = CliRunner().invoke(
+                main,
+                [name, *arguments, "--json"],
+                catch_exceptions=False,
+                env={"LIFECYCLE_DEFS": str(agent.folder.parent)},
+            )
+        seen.commands[name] = (answer.exit_code, json.loads(answer.stdout) if answer.stdout.strip() else answer.output)
+
+    world = world.declared(
+        agent={**CODE, "config": {"greeting": "hello there"}},
+        eval={**EVALUATION, "gate": {**EVALUATION["gate"], "approval": "required"}},
+    )
+    run("a second version waits for approval", lambda: world.run("release"))
+    command("approve", "tiny", "2", "--reason", "It answers as well.")
+    with _requests(seen, "approval_sensor", workspace):
+        tick = world.tick("approval_sensor")
+    seen.ticks["approval_sensor"] = {"requests": len(tick.run_requests), "why": bool(tick.skip_message)}
+    for request in tick.run_requests:
+        run("approval_sensor: what it asked for", lambda r=request: world.do(r, "release"))
+    command("rollback", "tiny", "--reason", "Users preferred the first one.")
     for name in ("labeling_session", "human_labels", "judge_agreement", *MONITOR, *RELEASE):
         event = world.instance.get_latest_materialization_event(dg.AssetKey([agent.name, name]))
         made = event.asset_materialization if event else None
@@ -122,11 +147,7 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
         found = gateway("sql").query(agent.spec.table_prefix, f"SELECT * FROM {name}", limit=1000)
         seen.tables[name] = found.dicts()
     for name, arguments in COMMANDS.items():
-        with _requests(seen, f"lifecycle {name}", workspace):
-            answer = CliRunner().invoke(
-                main, [*arguments, "--json"], catch_exceptions=False, env={"LIFECYCLE_DEFS": str(agent.folder.parent)}
-            )
-        seen.commands[name] = (answer.exit_code, json.loads(answer.stdout) if answer.stdout.strip() else answer.output)
+        command(name, *arguments)
     return seen
 
 

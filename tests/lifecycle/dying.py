@@ -27,6 +27,12 @@ from lifecycle_assets.runner import Runner
 from lifecycle_assets.home import open_instance
 from lifecycle_assets.spec_file import read_agent
 from resources.platform import Platform
+from resources.worker import WorkerFailed, run_worker
+
+try:  # The source of workers is there from now on, and shared by all that is forked below.
+    run_worker("nothing", {}, platform=Platform.from_env(), progress=print)
+except WorkerFailed:
+    pass
 
 
 def deadly(function, event, times):

@@ -190,7 +190,7 @@ def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspa
                 "labeling_session_sensor",
                 "scorer_backfill_sensor",
             )
-        }
+        } | {"tiny_rollback_sensor": "STOPPED"}
         schedules = {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]}
         assert schedules == {"tiny_monitor_hourly": "RUNNING", "tiny_labeling_weekly": "RUNNING"}
 
