@@ -37,6 +37,7 @@ DIMENSIONS: Mapping[str, Sequence[str]] = {
         "rejected",
         "approved, expired",
         "approved, other evidence",
+        "approved, other champion",
     ),
 }
 """What a decision depends on, and the values it is run with."""
@@ -78,6 +79,7 @@ def outcome(case: Case) -> str:
         champion_model_id="m-1" if champion else "",
         taken_back=(),
         now=NOW,
+        waited_on="other" if said["approval"].endswith("other champion") else evaluation.decision_digest,
     )
     return OUTCOMES[decided.action]
 
@@ -161,8 +163,9 @@ def render() -> str:
         "- **threshold**: reached, missed, or the metric has no value.",
         "- **comparison**: with the champion on the same rows; *unsure* is too few rows to tell, with `unsure: allow` "
         "or `unsure: block`.",
-        "- An approval counts for the evidence it was given for and for `gate.approval_max_age`; one that does not "
-        "count is taken back, and the version waits for a new one.\n",
+        "- An approval counts for the evidence it was given for, for the decision the version waited on (with the "
+        "champion of that time) and for `gate.approval_max_age`; one that does not count is taken back, and the "
+        "version waits for a new one.\n",
         f"| {' | '.join(DIMENSIONS)} | outcome |",
         "|" + " --- |" * (len(DIMENSIONS) + 1),
     ]
@@ -172,7 +175,7 @@ def render() -> str:
     lines.append(
         "\nBesides: evidence about another model, evidence held against another gate than `defs.yaml` declares now, a "
         "version that was not compared with the present champion, rows that were changed after the verdict, and "
-        "evidence on which the version was taken back by a rollback are refused in every mode, whatever was approved. "
+        "evidence on which a champion was taken back by a rollback are refused in every mode, whatever was approved. "
         "A version that is champion already stays, and is not asked to be approved again."
     )
     return "\n".join(lines) + "\n"

@@ -69,6 +69,8 @@ class ModelRecord(Record):
 
 
 NOT_EVIDENCE = (
+    "run_id",
+    "git_commit",
     "at",
     "actor",
     "dagster_run_id",
@@ -119,10 +121,11 @@ class EvalRecord(Record):
 
     @property
     def evidence_digest(self) -> str:
-        """Names this evidence: changes when any id, number or verdict in it changes.
+        """Names this evidence: changes when the model, the dataset, a scorer, a score, the gate or the verdict does.
 
-        Not part of it: when it was taken and by whom, and the champion it was compared with, so that reading a
-        finished evaluation back after its model became champion gives the same digest.
+        Not part of it: when it was taken, by whom, in which run and at which commit of the same source, so that taking
+        it again with the same scores makes nothing new of it; and the champion it was compared with, so that reading
+        a finished evaluation back after its model became champion gives the same digest.
         """
         return digest({key: value for key, value in self.to_json().items() if key not in NOT_EVIDENCE})
 

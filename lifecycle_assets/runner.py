@@ -8,6 +8,7 @@ Runs execute here and not through a code server, so that MLflow is imported once
 runs of the jobs of the code location: the UI shows them, and the daemon goes on from their state.
 """
 
+import getpass
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +115,10 @@ def why_failed(outcome: dg.ExecuteInProcessResult) -> str:
 
 def user() -> str:
     """Who runs this process, as its runs are tagged."""
-    return os.environ.get("USER", "") or "somebody"
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user without a name.
+        return "somebody"
 
 
 def _is_gone(process: str) -> bool:

@@ -6,15 +6,19 @@ Not here: how scores come about (`spec.py`), where the champion runs (`spec_runt
 """
 
 import hashlib
+import re
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lifecycle_assets.spec_base import Line, Name, Strict
 
 AGGREGATIONS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
 """How the values of one scorer become the number of a metric `<scorer>/<aggregation>`."""
+
+DEFAULT_TAG = "lifecycle.approval"
+"""Version tag that decides when none is declared."""
 
 AGE = r"^[1-9][0-9]{0,3}[hd]$"
 """A duration in hours or days."""
@@ -73,7 +77,7 @@ class Gate(Strict):
         description="required: a version that passed waits as challenger until a person approves it.",
     )
     approval_tag: str = Field(
-        default="lifecycle.approval",
+        default=DEFAULT_TAG,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]{0,99}$",
         description="Version tag that says approved or rejected, such as the name of the approval task of a "
         "Databricks deployment job.",
@@ -84,9 +88,10 @@ class Gate(Strict):
     def digest(self) -> str:
         """Names the gate: evidence that was held against another one lets nothing through.
 
-        How approval is given is not part of it: it says nothing about numbers.
+        How approval is given and how old evidence may be are not part of it: they say nothing about numbers, and are
+        held against a version whenever it is decided on.
         """
-        numbers = self.model_dump_json(exclude={"approval", "approval_tag", "approval_max_age"})
+        numbers = self.model_dump_json(exclude={"approval", "approval_tag", "approval_max_age", "max_age"})
         return hashlib.sha256(numbers.encode()).hexdigest()[:16]
 
     @property
@@ -98,6 +103,14 @@ class Gate(Strict):
     def longest_approval(self) -> timedelta:
         """`approval_max_age` as a duration."""
         return duration(self.approval_max_age)
+
+    @field_validator("approval_tag")
+    @classmethod
+    def _not_one_of_ours(cls, tag: str) -> str:
+        # Unity Catalog keeps `lifecycle.x` as `lifecycle_x`: both are names of what the graph itself says of a version.
+        if tag != DEFAULT_TAG and re.match(r"(lifecycle|mlflow)[._-]", tag, re.IGNORECASE):
+            raise ValueError(f"'{tag}' is a name that the graph or MLflow keeps for itself: take another")
+        return tag
 
     @model_validator(mode="after")
     def _thresholds_unless_disabled(self) -> Self:

@@ -17,13 +17,24 @@ import dagster as dg
 MAX_CELL = 200
 """Characters of hostile text shown in one cell; the table keeps the whole."""
 
+_MARKS = r"\\`*_{}\[\]()#+!|~"
+
+
+def literal(value: object, limit: int = MAX_CELL) -> str:
+    """`value` as one line, cut at `limit` characters, for places that show text as it is: metadata that is text."""
+    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    text = "".join(ch if ch.isprintable() else " " for ch in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
 
 def plain(value: object, limit: int = MAX_CELL) -> str:
     """`value` as one line that Markdown and HTML show literally, cut at `limit` characters."""
-    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-    text = "".join(ch if ch.isprintable() else " " for ch in text)
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(rf"([{_MARKS}])", r"\\\1", html.escape(literal(value, limit), quote=False))
+
+
+def unescaped(text: str) -> str:
+    """What `plain` was given: a check's description as a terminal or a message shows it."""
+    return html.unescape(re.sub(rf"\\([{_MARKS}])", r"\1", text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:

@@ -5,6 +5,8 @@ Add here: a further fact about a row that the gate or a reader needs.
 Not here: running the evaluation (`evaluation_steps.py`), judging it (`lifecycle_assets/gate.py`).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +71,11 @@ def evidence_of(evaluation: Mapping[str, Any]) -> Evidence:
         },
         keys=[digest(canonical(row["inputs"])) for row in rows],
     )
+
+
+def content_digest(evaluation: Mapping[str, Any]) -> str:
+    """Names everything an `evaluation.json` says; of plain JSON values, so that reading it back gives the same."""
+    return hashlib.sha256(json.dumps(evaluation, sort_keys=True).encode()).hexdigest()
 
 
 def further_metrics(evaluation: Mapping[str, Any], logged: Mapping[str, float]) -> dict[str, float]:

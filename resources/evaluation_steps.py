@@ -22,7 +22,7 @@ from lifecycle_assets.refused import Refused
 from resources import run_marks as marks
 from resources.dataset_rows import Row, canonical, rows_of
 from resources.eval_dataset import dataset_to_evaluate, require_unchanged
-from resources.evaluation_rows import evidence_of, further_metrics, readable_table, score_of
+from resources.evaluation_rows import content_digest, evidence_of, further_metrics, readable_table, score_of
 from resources.mlflow_store import open_client, open_mlflow
 from resources.model_steps import rebuild_agent
 from resources.platform import Platform
@@ -280,10 +280,13 @@ def write_evaluation(
 ) -> None:
     """Write `evaluation.json`, the readable table and the metrics MLflow did not log (`dataset` is MLflow's, if any).
 
-    Raises `KeyError` when `evaluation` is not one.
+    A file can be changed by whoever may write to the run; the digest of this one is a parameter, which nobody can
+    write twice. Raises `KeyError` when `evaluation` is not one.
     """
     metrics = further_metrics(evaluation, logged)
     mlflow.log_metrics(metrics, run_id=run_id, model_id=evaluation["model_id"], dataset=dataset)
     mlflow.log_table(readable_table(evaluation), ROWS_FILE, run_id=run_id)
-    client.log_dict(run_id, json.loads(json.dumps(evaluation, default=str)), EVALUATION_FILE)
+    kept = json.loads(json.dumps(evaluation, default=str))
+    client.log_param(run_id, marks.CONTENT, content_digest(kept))
+    client.log_dict(run_id, kept, EVALUATION_FILE)
     evidence_of(evaluation)

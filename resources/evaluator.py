@@ -19,7 +19,7 @@ from lifecycle_assets.spec_file import Agent, dataset_rows
 from lifecycle_assets.text import plain
 from resources import eval_dataset
 from resources import run_marks as marks
-from resources.evaluation_rows import evidence_of
+from resources.evaluation_rows import content_digest, evidence_of
 from resources.evaluation_steps import EVALUATION_FILE
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
@@ -30,6 +30,7 @@ from resources.worker import Progress, run_worker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 VERDICT_CHARACTERS = 1000
 """Characters of one fact of a verdict that the run keeps as a tag."""
@@ -79,8 +80,8 @@ class Evaluator(ABC):
     ) -> Evaluated:
         """Evaluate the logged model on exactly this dataset digest with the agent's active scorers.
 
-        A finished evaluation of the same is reused when its errors are within what the gate allows and, unless
-        `any_age`, when it is not older than `gate.max_age`.
+        A finished evaluation of the same is reused when nobody has changed it since, its errors are within what the
+        gate allows and, unless `any_age`, it is not older than `gate.max_age`.
         """
 
     @abstractmethod
@@ -140,7 +141,8 @@ class MlflowEvaluator(Evaluator):
 
         A complete run of the same model, dataset digest and scorers is reused, unless it holds more errors than the
         gate allows: an outage of a judge must not decide for ever. One older than `gate.max_age` is not reused
-        either, unless `any_age`: it lets nothing through, but still says how the champion answered.
+        either, unless `any_age`: it lets nothing through, but still says how the champion answered. Nor is one whose
+        file is not the one that was written: see `write_evaluation`.
         """
         gate = agent.spec.eval.gate
         chosen = set(agent.spec.eval.scorers)
@@ -151,6 +153,7 @@ class MlflowEvaluator(Evaluator):
         }
         if not active:
             raise Refused(f"{agent.name}: no scorer is active; set the variables named by scorers.requires.")
+        about = (model_id, dataset.digest, active)
         key = {
             marks.AGENT: agent.name,
             marks.STEP: "evaluation",
@@ -173,8 +176,12 @@ class MlflowEvaluator(Evaluator):
                 age = datetime.now(UTC) - datetime.fromisoformat(marks.started_at(run))
                 if age > gate.longest_age and not any_age:
                     continue
-                evaluation = self._artifact(run.info.run_id, EVALUATION_FILE)
-                if evaluation is not None and not failing_scorers(evidence_of(evaluation), gate):
+                evaluation = self._as_written(run)
+                found = evidence_of(evaluation) if evaluation else None
+                # The search goes by tags, which anybody may set: what was written decides.
+                if found is None or (found.model_id, found.dataset_digest, found.scorers) != about:
+                    progress(f"The run {run.info.run_id} is not the evaluation it was or says to be: it is not used")
+                elif evaluation is not None and not failing_scorers(found, gate):
                     return self._evaluated(experiment, evaluation, reused=True)
         request = {
             **agent_request(agent),
@@ -301,6 +308,15 @@ class MlflowEvaluator(Evaluator):
         if not isinstance(found, dict):
             raise Refused(f"{path} of MLflow run {run_id} cannot be read as JSON; materialize eval_results again.")
         return found
+
+    def _as_written(self, run: "Run") -> dict[str, Any] | None:
+        """The evaluation of a complete run; None when it is gone, or is not the one that was written."""
+        try:
+            found = self._artifact(run.info.run_id, EVALUATION_FILE)
+        except Refused:  # Not JSON any more.
+            return None
+        is_ours = found is not None and content_digest(found) == run.data.params.get(marks.CONTENT)
+        return found if is_ours else None
 
     def _evaluated(self, experiment: str, evaluation: Mapping[str, Any], *, reused: bool) -> Evaluated:
         return Evaluated(

@@ -26,7 +26,7 @@ from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
 from resources.model_steps import agent_request, discard_run
 from resources.platform import Platform
-from resources.registration import create_once, maker_lives, storable
+from resources.registration import create_once, maker_lives, model_named, storable
 from resources.worker import Progress, run_worker
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LoggedModel:
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version of a registered model; `model_id` is empty when nothing links it to a logged model."""
+    """A version of a registered model; `model_id` is empty when nothing links it to one logged model."""
 
     name: str
     version: str
@@ -95,6 +95,10 @@ class ModelRegistry(ABC):
         In this order, one after the other; no write for what it says already. Raises `Refused` when there is no such
         version.
         """
+
+    @abstractmethod
+    def version(self, name: str, version: str) -> RegisteredVersion:
+        """The version as the registry has it now, whatever was read before. Raises `Refused` when there is none."""
 
     def shown_tag(self, tag: str) -> str:
         """The name under which a tag written as `tag` is read: not every registry takes every name."""
@@ -183,9 +187,7 @@ class MlflowModelRegistry(ModelRegistry):
         """See `ModelRegistry.tag_version`. Killed in between and repeated, the rest is written."""
         with explained(self._platform.tracking_uri):
             client = self._client()
-            tags = storable(tags, self._stored)
-            with self._about_version(name, version):
-                found = self._described_version(client.get_model_version(name, version))
+            tags, found = storable(tags, self._stored), self.version(name, version)
             for tag, value in tags.items():
                 if value and found.tags.get(tag) != value:
                     client.set_model_version_tag(name, version, self._stored(tag), value)
@@ -193,6 +195,11 @@ class MlflowModelRegistry(ModelRegistry):
                     client.delete_model_version_tag(name, version, self._stored(tag))
             kept = {tag: value for tag, value in {**found.tags, **tags}.items() if value or tag not in tags}
             return replace(found, tags=kept)
+
+    def version(self, name: str, version: str) -> RegisteredVersion:
+        """See `ModelRegistry.version`."""
+        with explained(self._platform.tracking_uri), self._about_version(name, version):
+            return self._described_version(self._client().get_model_version(name, version))
 
     def versions(self, name: str) -> list[RegisteredVersion]:
         """See `ModelRegistry.versions`."""
@@ -357,12 +364,10 @@ class MlflowModelRegistry(ModelRegistry):
 
 def _version(version: "ModelVersion") -> RegisteredVersion:
     tags = {tag: value for tag, value in version.tags.items() if tag != marks.WORKER}
-    source = str(version.source or "")
-    linked = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
     return RegisteredVersion(
         name=version.name,
         version=str(version.version),  # An int from SQLite, a str over HTTP.
-        model_id=tags.get(marks.MODEL_ID) or linked,
+        model_id=model_named(tags.get(marks.MODEL_ID, ""), version.source),
         tags=tags,
         created_ms=int(version.creation_timestamp),
     )

@@ -84,6 +84,18 @@ def maker_lives(mark: str, age_seconds: float) -> bool:
     return claims.at_work(mark, age_seconds, believed_seconds=MAKING_SECONDS)
 
 
+def model_named(tag: str, source: object, known: str = "") -> str:
+    """The logged model of a version: what its tag says, where its files are from and what the registry knows agree on.
+
+    Empty when nothing names one, or they name different ones: anybody may write a tag, so that one alone would let a
+    version take over the evidence of another model.
+    """
+    origin = str(source or "")
+    linked = origin.removeprefix("models:/") if origin.startswith("models:/m-") else ""
+    named = {one for one in (tag, linked, known) if one}
+    return named.pop() if len(named) == 1 else ""
+
+
 def storable(tags: Mapping[str, str], stored: Callable[[str], str]) -> dict[str, str]:
     """The tags with values cut to what a version can hold; `stored` is the name a registry keeps a tag under.
 

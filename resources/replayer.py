@@ -17,6 +17,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
 from resources.dataset_rows import canonical
+from resources.evaluation_rows import content_digest
 from resources.evaluation_steps import EVALUATION_FILE
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
@@ -153,7 +154,7 @@ class MlflowReplayer(Replayer):
         return self._replay(experiment, found, answer["calls"], reused=False)
 
     def _finished(self, experiment: str, key: Mapping[str, str]) -> dict[str, Any] | None:
-        """The newest complete replay of this key without errors; runs whose worker is gone are closed on the way."""
+        """The newest complete replay of this key, unchanged and without errors; runs without a worker are closed."""
         client = open_client(self._platform)
         for run in marks.abandoned_runs(client, experiment, {name: key[name] for name in (marks.AGENT, marks.STEP)}):
             complete = run.data.tags.get(marks.COMPLETE) == "true"
@@ -164,8 +165,12 @@ class MlflowReplayer(Replayer):
             order_by=["attributes.start_time DESC"],
             max_results=5,
         )
-        found = (self._read(run.info.run_id) for run in runs)
-        return next((one for one in found if one is not None and not _has_errors(one)), None)
+        for run in runs:
+            found = self._read(run.info.run_id)
+            is_ours = found is not None and content_digest(found) == run.data.params.get(marks.CONTENT)
+            if found is not None and is_ours and not _has_errors(found):
+                return found
+        return None
 
     def _read(self, run_id: str) -> dict[str, Any] | None:
         if EVALUATION_FILE not in {file.path for file in open_client(self._platform).list_artifacts(run_id)}:

@@ -39,6 +39,8 @@ EVALUATION = "lifecycle.eval_run_id"
 DATASET_DIGEST = "lifecycle.dataset_digest"
 SCORERS_DIGEST = "lifecycle.scorers_digest"
 SHADOWED = "lifecycle.shadowed_model_id"
+CONTENT = "lifecycle.evaluation_digest"
+"""Parameter of a run, written once: the digest of its `evaluation.json`."""
 REFUSAL = "lifecycle.refusal"
 
 ELSEWHERE_HOURS = 6

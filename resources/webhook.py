@@ -78,7 +78,8 @@ class Webhook:
                 return
             if not again:
                 break
-        raise Refused(f"{self.env_name}: the webhook {fault}; check its receiver and the URL in that variable.")
+        secret = f" and the secret in {self.secret_env}" if self.secret_env else ""
+        raise Refused(f"{self.env_name}: the webhook {fault}; check its receiver and the URL in that variable{secret}.")
 
     def _url(self) -> str:
         url = os.environ.get(self.env_name, "").strip()

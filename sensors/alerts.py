@@ -14,6 +14,7 @@ import dagster as dg
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.text import unescaped
 from resources.webhook import Webhook, configured
 from sensors.watermark import Watermark
 
@@ -40,7 +41,7 @@ def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCh
     for evaluation in evaluations:
         if evaluation.asset_key.path[0] == agent and not evaluation.passed and evaluation.severity.value == "ERROR":
             asset, check = evaluation.asset_key.to_user_string(), evaluation.check_name
-            text = f"check {check} on {asset} failed: {evaluation.description or ''}"
+            text = f"check {check} on {asset} failed: {unescaped(evaluation.description or '')}"
             messages.append(_message(agent, run, "check_failed", f"{run.run_id}:{asset}:{check}", text[:1000]))
     return messages
 

@@ -49,7 +49,7 @@ def approval_sensor(agent: Agent) -> dg.SensorDefinition:
         if not waits:
             return dg.SkipReason("No version waits for approval.")
         # A decision set by hand gets its time here: a write that may be repeated, and decides nothing.
-        approval = dated_approval(registry, registry.tag_version(name, waits, {}), gate, now=datetime.now(UTC))
+        approval = dated_approval(registry, registry.version(name, waits), gate, now=datetime.now(UTC))
         if not approval.decision:
             return dg.SkipReason(f'Version {waits} waits: lifecycle approve {agent.name} {waits} --reason "..."')
         return dg.RunRequest(

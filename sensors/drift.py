@@ -100,7 +100,7 @@ def read_drift(
 
 def _anew(registry: ModelRegistry, version: RegisteredVersion) -> RegisteredVersion:
     """The version as the registry has it now: listing versions may answer with tags read before."""
-    return registry.tag_version(version.name, version.version, {})
+    return registry.version(version.name, version.version)
 
 
 def events_of(agent: str, drift: Sequence[Drift], last: Mapping[str, dg.AssetMaterialization | None]) -> list[Event]:

@@ -17,12 +17,13 @@ from lifecycle_assets.monitoring.windows import Compared, archived_until, compar
 from lifecycle_assets.records import REASON_CHARACTERS, AliasMove
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
-from lifecycle_assets.release.rollback import choose_target, gated_decisions
+from lifecycle_assets.release.rollback import choose_target, gated_verdicts, verdicts_of
 from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Rollback, RollbackRule
 from resources.alias_ledger import AliasLedger
+from resources.evaluator import Evaluator
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
@@ -146,6 +147,7 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext,
         ledger: dg.ResourceParam[AliasLedger],
         registry: dg.ResourceParam[ModelRegistry],
+        evaluator: dg.ResourceParam[Evaluator],
         sql: dg.ResourceParam[SqlEngine],
     ) -> dg.SensorResult | dg.SkipReason:
         if not rules.automatic:
@@ -170,7 +172,7 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
             return dg.SensorResult(
                 skip_reason=f"Version {fresh.version} holds what its rules ask.", cursor=judged.to_json()
             )
-        return _asked(agent, fresh, breach, moves, aliases.get(PREVIOUS, ""), registry, judged)
+        return _asked(agent, fresh, breach, moves, aliases.get(PREVIOUS, ""), registry, evaluator, judged)
 
     return sensor
 
@@ -203,6 +205,7 @@ def _asked(
     moves: Sequence[AliasMove],
     previous: str,
     registry: ModelRegistry,
+    evaluator: Evaluator,
     judged: RollbackCursor,
 ) -> dg.SensorResult:
     """The request for a rollback; without a gated version to go to, the sentence that says so."""
@@ -212,7 +215,8 @@ def _asked(
             previous=previous,
             moves=moves,
             versions={one.version: one for one in registry.versions(agent.spec.model_name)},
-            accepted=gated_decisions(agent.spec.eval.gate) - {"ungated"},
+            accepted=gated_verdicts(agent.spec.eval.gate) - {"ungated"},
+            verdict=verdicts_of(evaluator),
         )
     except Refused as refusal:
         return dg.SensorResult(skip_reason=f"{breach} {refusal}", cursor=judged.to_json())

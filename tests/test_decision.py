@@ -1,17 +1,20 @@
 """What happens to a version: every condition alone, and the order in which they are held."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from lifecycle_assets.records import AliasMove, EvalRecord
+from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.approval import Approval
 from lifecycle_assets.release.decision import Decision, decide, evidence_taken_back
 from lifecycle_assets.release.moves import State
-from lifecycle_assets.release.promotion import wanted_move
+from lifecycle_assets.release.promotion import present_champion, wanted_move
 from lifecycle_assets.release.standing import standing
 from lifecycle_assets.spec_release import Gate
+from resources.model_registry import RegisteredVersion
 from tests.building import evaluation_of
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -126,6 +129,12 @@ class TestTakenBack:
         assert "taken back by a rollback" in found.sentence
         assert decision(evaluated(rows=4), taken_back={PASSED.evidence_digest}).action == "promote"
 
+    def test_what_says_nothing_about_the_version_does_not_make_other_evidence(self):
+        """A new run with the same scores, a commit elsewhere, another age allowed: each lifted the bar."""
+        gate = Gate.model_validate({**NUMBERS, "max_age": "60d"})
+        again = evaluated(gate, run_id="again", git_commit="later", at=ago(hours=1), incumbent_model_id="m-9")
+        assert decision(again, gate, taken_back={PASSED.evidence_digest}).action == "refuse"
+
     def test_approval_does_not_help(self):
         assert decision(gate=ASKED, approval=APPROVED, taken_back={PASSED.evidence_digest}).action == "refuse"
 
@@ -134,11 +143,10 @@ class TestTakenBack:
         promoted = moved("passed", {"champion": "1"}, {"champion": "2"}, "e-1")
         again = moved("passed", {"champion": "2"}, {"champion": "2"}, "e-2")
         back = moved("rolled_back", {"champion": "2"}, {"champion": "1"}, "e-0")
-        assert evidence_taken_back("2", [promoted, again]) == frozenset()
-        assert evidence_taken_back("2", [promoted, again, back]) == {"e-1", "e-2"}
-        assert evidence_taken_back("1", [promoted, again, back]) == frozenset()
+        assert evidence_taken_back([promoted, again]) == frozenset()
+        assert evidence_taken_back([promoted, again, back]) == {"e-1", "e-2"}
         returned = moved("passed", {"champion": "1"}, {"champion": "2"}, "e-3")
-        assert evidence_taken_back("2", [promoted, again, back, returned]) == frozenset()
+        assert evidence_taken_back([promoted, again, back, returned]) == frozenset()
 
 
 class TestApproval:
@@ -201,6 +209,27 @@ def wanted(
     )
 
 
+class TestPresentChampion:
+    """Who a version has to be held against, when a hand was at the alias."""
+
+    def present(self, version: str, alias: str, *there: str) -> str:
+        aliases = {"champion": alias} if alias else {}
+        versions = {number: RegisteredVersion("m", number, f"m-{number}", {}, 0) for number in there}
+        moves = (moved("passed", {}, {"champion": "1"}, "e-1"),)
+        return present_champion(version, State(aliases, versions, moves, 2), "tiny")
+
+    def test_an_alias_that_was_removed_is_no_way_round_the_comparison(self):
+        assert self.present("2", "1", "1", "2") == "1"
+        with pytest.raises(Refused, match="names nobody, but the graph left it at version 1: somebody removed it"):
+            self.present("2", "", "1", "2")
+        assert self.present("1", "", "1") == "", "its own version takes the alias again"
+        assert self.present("2", "", "2") == "", "version 1 was deleted: nobody is left to compare with"
+
+    def test_an_alias_that_was_set_to_the_candidate_does_not_make_it_champion(self):
+        with pytest.raises(Refused, match="the graph left it at version 1: somebody moved it by hand"):
+            self.present("2", "2", "1", "2")
+
+
 class TestMove:
     def test_the_first_champion_has_nobody_before_it(self):
         move = wanted("promote", {})
@@ -227,6 +256,14 @@ class TestMove:
         assert again is not None
         assert standing([other, again]) == {"challenger": "2"}
 
+    def test_an_approval_is_of_the_decision_the_version_waited_on(self):
+        """Given against one champion, it let the version replace another one that nobody had compared it with."""
+        facts: dict[str, Any] = {"gate": ASKED, "approval": APPROVED}
+        assert decision(**facts, waited_on=PASSED.decision_digest).action == "promote"
+        assert decision(**facts, waited_on="another").action == "wait"
+        rejected = replace(APPROVED, decision="rejected")
+        assert decision(gate=ASKED, approval=rejected, waited_on="another").action == "reject"
+
     def test_a_rejected_version_stops_waiting_once(self):
         rejected = Approval("rejected", "ann", "rude", ago(hours=1), PASSED.evidence_digest)
         move = wanted("reject", {"champion": "1", "challenger": "2"}, approval=rejected)
@@ -236,8 +273,9 @@ class TestMove:
         assert wanted("reject", {"challenger": "3"}, approval=rejected) is None, "it is not the one that waits"
 
     def test_a_champion_on_new_evidence_is_noted_and_on_the_same_is_not(self):
-        same = moved("passed", {}, {"champion": "2"}, PASSED.evidence_digest)
+        same = replace(moved("passed", {}, {"champion": "2"}, PASSED.evidence_digest), eval_run_id=PASSED.run_id)
         assert wanted("stay", {"champion": "2"}, (same,)) is None
+        assert wanted("stay", {"champion": "2"}, (replace(same, eval_run_id="deleted"),)) is not None
         move = wanted("stay", {"champion": "2"}, (moved("passed", {}, {"champion": "2"}, "older"),))
         assert move is not None
         assert move.before == move.after == {"champion": "2"}

@@ -139,12 +139,14 @@ class TestAgainstTheChampion:
         assert comparison is not None
         assert "the same as the champion's on all 40 rows" in comparison.sentence
 
-    def test_rows_only_one_of_them_has_a_score_of_block_beyond_the_allowed_errors(self):
-        ours, theirs = evidence(*[1.0] * 20), evidence(*[1.0] * 18, "boom", None)
+    def test_rows_only_the_champion_has_a_score_of_block_beyond_the_allowed_errors(self):
+        ours, theirs = evidence(*[1.0] * 18, None, None), evidence(*[1.0] * 20)
         failed = judge(ours, gate(), theirs)
-        assert "only one of candidate and champion has a score on 2 of 20 rows, 0.0% are allowed" in failed.reasons[0]
+        assert "the champion has a score and the candidate none on 2 of 20 rows, 0.0% are allowed" in failed.reasons[0]
         allowed = gate(thresholds=[{**GATE["thresholds"][0], "max_error_rate": 0.1}])
         assert judge(ours, allowed, theirs).verdict == "passed"
+        mended = judge(theirs, gate(), evidence(*[1.0] * 18, "boom", None))
+        assert (mended.verdict, mended.comparison) == ("passed", "not_worse")
 
     @pytest.mark.parametrize(
         ("incumbent", "verdict"),

@@ -163,6 +163,16 @@ def test_a_change_by_hand_before_the_claim_stops_the_move(scene: Scene) -> None:
     assert (len(scene.moves), scene.aliases["champion"], len(scene.rows())) == (1, "3", 1)
 
 
+def test_a_first_champion_that_a_hand_had_set_has_its_row(scene: Scene) -> None:
+    open_client(scene.platform).set_registered_model_alias(scene.name, "champion", "1")
+
+    def decide(state: State) -> AliasMove:
+        return replace(promotion(state, scene.evaluations[0]), after={"champion": "1"})
+
+    mover(scene.agent, scene.platform).move(decide)
+    assert [row[1:4] for row in scene.rows()] == [("champion", "1", "1")]
+
+
 def test_what_cannot_be_moved_claims_nothing(scene: Scene) -> None:
     absent = evaluation_of(scene.evaluations[0].model_id, run_id=scene.evaluations[1].run_id)
     with pytest.raises(Refused, match="does not hold"):

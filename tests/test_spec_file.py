@@ -61,6 +61,10 @@ def refused(folder: Path, change: Change) -> str:
             "attributes.scorers",
             "20",
         ),
+        *[
+            (lambda a, tag=tag: a["eval"]["gate"].update(approval_tag=tag), "gate.approval_tag", "take another")
+            for tag in ("lifecycle.model_id", "lifecycle_approval", "Lifecycle.approval_evidence", "mlflow.note")
+        ],
     ],
 )
 def test_a_wrong_field_is_one_sentence(tmp_path: Path, change: Change, field: str, remedy: str):

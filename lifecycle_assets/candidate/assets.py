@@ -15,7 +15,7 @@ from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
 from lifecycle_assets.gate import judge
 from lifecycle_assets.records import DatasetRecord, ModelRecord
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import plain, table
+from lifecycle_assets.text import literal, table
 from resources.evaluator import Evaluator
 from resources.model_registry import ModelRegistry
 from resources.tracing import Tracing
@@ -117,7 +117,7 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
                 "source_digest": source.digest,
                 "git_commit": source.git_commit or "not in a git checkout",
                 "created": logged.created,
-                "smoke_prediction": plain(logged.answer),
+                "smoke_prediction": literal(logged.answer),
                 "smoke_seconds": logged.smoke_seconds,
                 "traces_are_kept_in": ", ".join(kept.tables) or f"experiment {agent.spec.experiment}",
                 **({"mlflow/model_url": dg.MetadataValue.url(logged.url)} if logged.url else {}),

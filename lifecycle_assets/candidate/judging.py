@@ -15,7 +15,7 @@ from lifecycle_assets.records import DatasetRecord, EvalRecord, ModelRecord
 from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import AGGREGATIONS, Gate
-from lifecycle_assets.text import differences_plot, plain, table, thresholds_plot
+from lifecycle_assets.text import differences_plot, literal, plain, table, thresholds_plot
 from resources.evaluator import Evaluated, Evaluator
 from resources.model_registry import LoggedModel, ModelRegistry
 from resources.worker import Progress
@@ -30,7 +30,7 @@ def model_checks(agent: Agent, logged: LoggedModel) -> list[dg.AssetCheckResult]
         dg.AssetCheckResult(
             check_name="smoke_prediction",
             passed=True,
-            metadata={"answer": plain(logged.answer), "seconds": logged.smoke_seconds},
+            metadata={"answer": literal(logged.answer), "seconds": logged.smoke_seconds},
         ),
         dg.AssetCheckResult(
             check_name="resources_declared",
@@ -133,7 +133,8 @@ def eval_record(
 def eval_checks(verdict: Verdict, evaluated: Evaluated, gate: Gate) -> list[dg.AssetCheckResult]:
     """The verdict and the scorers' health as asset checks.
 
-    Anything but a passed gate is shown as a failed check; only a verdict that blocks has the severity that does.
+    Anything but a passed gate is shown as a failed check; only a verdict that blocks has the severity that does. In a
+    mode that lets everything through, scorers that failed are shown and block nothing either.
     """
     compared = [one.comparison for one in verdict.findings if one.comparison]
     return [
@@ -148,6 +149,7 @@ def eval_checks(verdict: Verdict, evaluated: Evaluated, gate: Gate) -> list[dg.A
         dg.AssetCheckResult(
             check_name="scorers_ran",
             passed=not _dead_scorers(evaluated.evidence) and not failing_scorers(evaluated.evidence, gate),
+            severity=dg.AssetCheckSeverity.ERROR if gate.mode == "enforce" else dg.AssetCheckSeverity.WARN,
             description=" ".join(_failures(evaluated))
             or f"{len(evaluated.evidence.outcomes)} scorers answered {evaluated.evidence.rows} rows.",
             metadata={"agent_errors": evaluated.agent_errors},

@@ -5,7 +5,6 @@ Add here: a further reason why a version cannot be decided on.
 Not here: the tags (`lifecycle_assets/release/approval.py`), the move (`champion_alias`, by the approval sensor).
 """
 
-import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +35,7 @@ from lifecycle_assets.release.promotion import (
     verify_evidence,
     waiting_evaluation,
 )
+from lifecycle_assets.runner import user
 from lifecycle_assets.spec_file import Agent
 from resources.model_registry import RegisteredVersion
 from resources.platform import Platform
@@ -52,7 +52,7 @@ def decided(agent: Agent, number: str, approval: Approval, sources: Sources) -> 
     if not sources.has_store:
         raise Refused(f"Version {number} of {name} is not there: nothing was released yet.")
     registry, evaluator = sources.registry, sources.evaluator
-    found, aliases = registry.tag_version(name, number, {}), registry.aliases(name)
+    found, aliases = registry.version(name, number), registry.aliases(name)
     moves = [entry.move for entry in sources.ledger.entries(agent)]
     waits, kept = aliases.get(CHALLENGER, "") == number, read_approval(found, gate, registry)
     same = kept.decision == approval.decision
@@ -72,7 +72,7 @@ def decided(agent: Agent, number: str, approval: Approval, sources: Sources) -> 
     verify_evidence(evaluation, evaluator)
     made = Approval(approval.decision, approval.by, approval.reason, approval.at, evaluation.evidence_digest)
     write_approval(registry, found, gate, made)
-    after = registry.tag_version(name, number, {})
+    after = registry.version(name, number)
     require_named(after, evaluation)  # Replaced by a run meanwhile: then this decision does not count.
     if read_approval(after, gate, registry) != made:
         raise Refused(
@@ -100,7 +100,7 @@ def _why_not_waiting(
 
 def run(agent: str, number: str, said: str, *, by: str, reason: str, as_json: bool) -> None:
     """The whole command: check what was given, decide, print."""
-    chosen, words, who = one_agent(agent), " ".join(reason.split()), " ".join((by or _os_user()).split())
+    chosen, words, who = one_agent(agent), " ".join(reason.split()), " ".join((by or user()).split())
     if not words or len(words) > REASON_CHARACTERS:
         raise Misuse(f"--reason takes a sentence of 1 to {REASON_CHARACTERS} characters, not {len(words)}.")
     if not who or len(who) > ACTOR_CHARACTERS:
@@ -150,13 +150,6 @@ def _say(
         print_table(["metric", "value"], sorted(facts["metrics"].items()))
     if not repeated:
         print_line(f"Next: {after}")
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user without a name.
-        return "somebody"
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:

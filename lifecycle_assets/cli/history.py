@@ -13,7 +13,7 @@ import click
 
 from lifecycle_assets.cli.agents import one_agent
 from lifecycle_assets.cli.decisions import APPROVALS, compared, decision_in, held, in_a_cell
-from lifecycle_assets.cli.output import Misuse, clean, iso, json_option, print_json, print_line, print_table
+from lifecycle_assets.cli.output import Misuse, clean, json_option, print_json, print_line, print_table
 from lifecycle_assets.cli.sources import Sources
 from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
@@ -105,20 +105,20 @@ def _answer(agent: str, then: datetime, found: Sequence[Move], *, as_json: bool)
     made, ended = champion_then(found, then)
     champion, until = made["to"] if made else "", ended["at"] if ended else ""
     if as_json:
-        print_json({"agent": agent, "at": iso(then), "champion": champion, "until": until, "move": made})
+        print_json({"agent": agent, "at": then.isoformat(), "champion": champion, "until": until, "move": made})
         return
     if made is None:
         first = f"; the first became champion at {until}" if until else ""
-        print_line(f"{agent} at {iso(then)}: nobody was champion{first}.")
+        print_line(f"{agent} at {then.isoformat()}: nobody was champion{first}.")
         return
     facts, lasted = made["evidence"], f"until {until}" if until else "and still is by the ledger"
     print_line(
-        f"{agent} at {iso(then)}: {f'version {champion}' if champion else 'nobody'} was champion, "
+        f"{agent} at {then.isoformat()}: {f'version {champion}' if champion else 'nobody'} was champion, "
         f"since {made['at']} {lasted}."
     )
-    approver = f", approved by {made['approver']}" if made["approver"] else f", by {made['who']}"
+    by = f" by {made['approver']}" if made["approver"] else f", by {made['who']}"
     for name, said in (
-        ("why", f"{made['decision']}{approver}: {made['why']}"),
+        ("why", f"{made['decision']}{by}: {made['why']}"),
         ("before", f"version {made['from']}" if made["from"] else "nobody"),
         ("model", made["model_id"]),
         ("evaluation", f"run {facts['run_id']}, {facts['rows']} rows, {facts['errors']} errors"),

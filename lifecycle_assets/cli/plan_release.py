@@ -17,9 +17,12 @@ from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION
 from lifecycle_assets.release.approval import Approval, read_approval
 from lifecycle_assets.release.decision import Decision, decide, evidence_taken_back
 from lifecycle_assets.release.drift import alias_drift, scorer_drift, unfinished, version_drift, who
-from lifecycle_assets.release.promotion import present_champion
+from lifecycle_assets.release.promotion import decision_waited_on, present_champion
 from lifecycle_assets.spec_file import Agent
 from resources.model_registry import RegisteredVersion
+
+UNREGISTERED = "(not registered yet)"
+"""What stands for the number of a version to be."""
 
 RECORDS = 100
 """Records of `uc_model_version` that are looked at when a version's tags are not those of its move."""
@@ -113,19 +116,20 @@ def _decision(
 ) -> Decision:
     """What is decided on `version`, None for a model that is not registered yet. Raises `Refused` as deciding does."""
     gate, settled, number = agent.spec.eval.gate, state.settled(), version.version if version else ""
-    champion = present_champion(number, settled, agent.name) if version else settled.aliases.get(CHAMPION, "")
+    champion = present_champion(number or UNREGISTERED, settled, agent.name)
     incumbent = settled.versions.get(champion)
     asked = version is not None and gate.approval == "required"
     return decide(
         evaluation,
-        version=number or "(not registered yet)",
+        version=number or UNREGISTERED,
         model_id=evaluation.model_id,
         gate=gate,
         approval=read_approval(version, gate, sources.registry) if version and asked else Approval(),
         champion=champion,
         champion_model_id=incumbent.model_id if incumbent else "",
-        taken_back=evidence_taken_back(number, state.moves),
+        taken_back=evidence_taken_back(state.moves),
         now=datetime.now(UTC),
+        waited_on=decision_waited_on(number, state.moves),
     )
 
 

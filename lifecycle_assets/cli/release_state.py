@@ -14,7 +14,7 @@ from lifecycle_assets.records import AliasMove
 from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION
 from lifecycle_assets.release.drift import KEPT, unfinished, who
 from lifecycle_assets.release.moves import State
-from lifecycle_assets.release.standing import ROLLED_BACK, barred, champion_moves, standing
+from lifecycle_assets.release.standing import ROLLED_BACK, barred, champion_moves, standing, taken_by
 from lifecycle_assets.spec_file import Agent
 from resources.alias_ledger import Entry
 from resources.model_registry import RegisteredVersion
@@ -94,7 +94,7 @@ def barred_versions(state: ReleaseState) -> list[dict[str, str]]:
         taken = next(
             move
             for move in reversed(champion_moves(state.moves))
-            if move.decision == ROLLED_BACK and move.before.get(CHAMPION) == number
+            if move.decision == ROLLED_BACK and taken_by(move) == number
         )
         if state.version(number) is not None:
             found.append({"version": number, "since": taken.at, "why": taken.reason, "evidence_digest": evidence})

@@ -17,9 +17,9 @@ from lifecycle_assets.home import open_instance
 from lifecycle_assets.jobs import rollback_config
 from lifecycle_assets.records import AliasMove
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
+from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.release.rollback import bounded_reason
-from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
+from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves, taken_by
 from lifecycle_assets.runner import Runner, why_failed
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
@@ -51,7 +51,7 @@ def shown(agent: Agent, move: AliasMove, *, repeated: bool) -> dict[str, Any]:
     return {
         "agent": agent.name,
         "at": move.at,
-        "from": move.before.get(CHAMPION, "") or move.after.get(PREVIOUS, ""),
+        "from": taken_by(move),
         "to": move.after[CHAMPION],
         "model_id": move.model_id,
         "who": move.actor,
@@ -79,8 +79,9 @@ def rollback(agent: str, to: str, reason: str, as_json: bool) -> None:
         reason = bounded_reason(reason)
     except Refused as refusal:
         raise Misuse(str(refusal)) from None
-    if target and not target.isdigit():
+    if target and not (target.isascii() and target.isdigit() and len(target) <= 18):
         raise Misuse(f"'{target[:40]}' is no version: --to takes a number, such as --to 1; see lifecycle history.")
+    target = str(int(target)) if target else ""
     try:
         move, repeated = take_back(chosen, Sources(Platform.from_env()), to=target, reason=reason)
     except Refused as refusal:
@@ -91,5 +92,10 @@ def rollback(agent: str, to: str, reason: str, as_json: bool) -> None:
         return
     if repeated:
         print_line(f"{agent}: the rollback of {move.at} had been interrupted; it is carried out, and none was added.")
+    if not said["from"]:
+        print_line(
+            f"{agent}: champion is version {said['to']}; nobody was before, its version was deleted. Why: {move.reason}"
+        )
+        return
     print_line(f"{agent}: champion is version {said['to']}, version {said['from']} was taken back.")
     print_line(f"Version {said['from']} is not promoted again until its evidence changes. Why: {move.reason}")

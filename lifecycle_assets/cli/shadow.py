@@ -5,6 +5,7 @@ Add here: a fact of the comparison that people or scripts need.
 Not here: the comparison (`lifecycle_assets/release/shadow.py`).
 """
 
+import math
 import re
 
 import click
@@ -59,6 +60,8 @@ def shadow(agent: str, version: str, traces: int | None, max_cost: float | None,
     chosen = one_agent(agent)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", version):
         raise Misuse(f"'{version[:40]}' is no version: give a number or an alias, such as challenger.")
+    if max_cost is not None and not math.isfinite(max_cost):
+        raise Misuse(f"--max-cost takes a number of USD, not {max_cost}.")
     try:
         record = compare(chosen, ShadowConfig(version=version, traces=traces, max_cost_usd=max_cost))
     except Refused as refusal:
@@ -83,6 +86,6 @@ def _print(record: ShadowRecord) -> None:
     for reason, number in sorted(record.skipped.items()):
         print_line(f"{number} requests were left out: {reason}.")
     for scorer, reason in sorted(record.left_out.items()):
-        print_line(f"{scorer} did not run: it {reason}.")
+        print_line(f"{scorer} does not count: it {reason}.")
     cost = "read back, no cost" if record.reused else f"{record.cost_usd:.4g} USD for scorers"
     print_line(f"MLflow run {record.run_id} ({cost}). {record.url}".rstrip())

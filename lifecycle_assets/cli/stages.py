@@ -22,6 +22,7 @@ from lifecycle_assets.records import (
     SessionRecord,
 )
 from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.text import unescaped
 
 SESSIONS = 5
 """Labeling sessions shown, newest first."""
@@ -174,7 +175,7 @@ def _checks(agent: Agent, sources: Sources) -> Facts | None:
                     "check": key.name,
                     "severity": said.severity.value,
                     "blocking": bool(said.blocking),
-                    "why": said.description or "",
+                    "why": unescaped(said.description or ""),
                 }
             )
     return {"evaluated": seen, "failed": failed} if seen else None

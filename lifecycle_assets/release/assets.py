@@ -30,7 +30,7 @@ from lifecycle_assets.release.registration import load_back, register_version
 from lifecycle_assets.release.rollback import roll_back
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from lifecycle_assets.text import plain, table
+from lifecycle_assets.text import literal, plain, table
 from resources.alias_ledger import AliasLedger
 from resources.archive import Archive
 from resources.evaluator import Evaluator
@@ -109,7 +109,7 @@ def uc_model_version(agent: Agent) -> dg.AssetsDefinition:
                 "tags": table(["tag", "value"], sorted(version.tags.items())),
             },
             checks=[
-                dg.AssetCheckResult(check_name="loads_back", passed=True, metadata={"answer": plain(answer)}),
+                dg.AssetCheckResult(check_name="loads_back", passed=True, metadata={"answer": literal(answer)}),
                 dg.AssetCheckResult(
                     check_name="linked_to_logged_model",
                     passed=linked,
@@ -153,7 +153,7 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
         if config.rollback:
             done = roll_back(
                 agent,
-                to=config.to,
+                to=config.to.strip(),
                 reason=config.reason,
                 taken_back=config.taken_back,
                 actor=actor,
@@ -163,9 +163,9 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
                 ended_well=lambda run_id: _ended_well(context.instance, run_id),
             )
             return _stands(
-                agent, done.state, None if done.repeated else done.move, {"decision": plain(done.move.reason)}
+                agent, done.state, None if done.repeated else done.move, {"decision": literal(done.move.reason, 1000)}
             )
-        version, evaluation = _subject(context, config.to, agent.spec.eval.gate, mover, evaluator)
+        version, evaluation = _subject(context, config.to.strip(), agent.spec.eval.gate, mover, evaluator)
         released = release(
             agent,
             version,
@@ -176,7 +176,7 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
             actor=actor,
             dagster_run_id=run_id,
         )
-        said = {"decision": plain(released.decision.sentence, 1000), "mlflow/eval_run_id": evaluation.run_id}
+        said = {"decision": literal(released.decision.sentence, 1000), "mlflow/eval_run_id": evaluation.run_id}
         if released.decision.action == "wait":
             said["waits_for"] = f"approval of version {version} on evidence {evaluation.evidence_digest}"
             said["next"] = f'lifecycle approve {agent.name} {version} --reason "..." (or lifecycle reject)'
@@ -198,10 +198,11 @@ def _subject(
     version = upstream(context, "uc_model_version", VersionRecord)
     evaluation = upstream(context, "eval_results", EvalRecord)
     require_evidence(evaluation, version.model_id, gate, now=datetime.now(UTC))
-    if version.evidence_digest != evaluation.evidence_digest:
+    registered_on, now = (version.evidence_digest, version.eval_run_id), (evaluation.evidence_digest, evaluation.run_id)
+    if registered_on != now:
         raise Refused(
-            f"Version {version.version} was registered on evidence {version.evidence_digest}, the evaluation is "
-            f"now {evaluation.evidence_digest}: materialize uc_model_version first."
+            f"Version {version.version} was registered on evidence {' of run '.join(registered_on)}, the evaluation is "
+            f"now {' of run '.join(now)}: materialize uc_model_version first."
         )
     return version.version, evaluation
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from lifecycle_assets.records import AliasMove, EvalRecord
 from lifecycle_assets.release.aliases import CHAMPION
-from lifecycle_assets.release.approval import APPROVED, Approval
+from lifecycle_assets.release.approval import APPROVED, NOT_STATED, Approval
 from lifecycle_assets.release.standing import barred
 from lifecycle_assets.spec_release import Gate
 
@@ -93,11 +93,15 @@ def decide(
     champion_model_id: str,
     taken_back: Collection[str],
     now: datetime,
+    waited_on: str = "",
 ) -> Decision:
     """What happens to `version` of `model_id` on `evaluation`.
 
     `champion` is who is champion now and `champion_model_id` that version's logged model, both empty for nobody;
-    `taken_back` are digests of evidence on which this version was champion before a rollback took it back.
+    `taken_back` are digests of evidence on which a champion was taken back by a rollback.
+
+    `waited_on` is the digest of the decision on which it last became challenger: an approval is of what was seen then,
+    the comparison with the champion of that time included. Empty when it never waited.
 
     Approval is asked for in every mode of the gate: `dry_run` and `disabled` say what numbers may stop, not who
     decides. Who is champion already is not asked to be approved again.
@@ -110,8 +114,8 @@ def decide(
     if evaluation.evidence_digest in taken_back:
         return Decision(
             "refuse",
-            f"Version {version} was taken back by a rollback, and its evidence {evaluation.evidence_digest} is the "
-            "same: change the agent, the dataset or the gate, and release again.",
+            f"Version {version} rests on evidence {evaluation.evidence_digest}, on which a champion was taken back by "
+            "a rollback: change the agent, the dataset or the gate, and release again.",
         )
     compared_with = evaluation.incumbent_model_id
     if champion and _compares(gate) and (not compared_with or compared_with != champion_model_id):
@@ -127,22 +131,25 @@ def decide(
     uncounted = approval_fault(approval, evaluation.evidence_digest, gate, now=now)
     if uncounted:
         return Decision("wait", f"Version {version} waits for a person's approval: {uncounted}")
-    if approval.decision == APPROVED:
-        return Decision("promote", f"Version {version} was approved by {approval.by}: {approval.reason}")
-    return Decision("reject", f"Version {version} was rejected by {approval.by}: {approval.reason}")
+    if approval.decision == APPROVED and waited_on not in ("", evaluation.decision_digest):
+        unseen = f"what {approval.by} approved was decided against another champion, or in another run."
+        return Decision("wait", f"Version {version} waits for a person's approval: {unseen}")
+    by = "by somebody who set its tag" if approval.by == NOT_STATED else f"by {approval.by}"
+    why = ", without a reason." if approval.reason == NOT_STATED else f": {approval.reason}"
+    said = f"Version {version} was {approval.decision} {by}{why}"
+    return Decision("promote" if approval.decision == APPROVED else "reject", said)
 
 
-def evidence_taken_back(version: str, moves: Iterable[AliasMove]) -> frozenset[str]:
-    """Digests of the evidence `version` was champion on, when a rollback took it back; else empty.
+def evidence_taken_back(moves: Iterable[AliasMove]) -> frozenset[str]:
+    """Digests of the evidence on which versions were champion that a rollback took back.
 
-    All of them: a champion that was evaluated again held more than the evidence it had been promoted on.
+    All of a version's: a champion that was evaluated again held more than the evidence it had been promoted on. And
+    those of every version, as the same model has another number when its version is deleted and registered again.
     """
     known = list(moves)
     taken = barred(known)
-    if version not in taken:
-        return frozenset()
-    held = {move.evidence_digest for move in known if move.after.get(CHAMPION) == version}
-    return frozenset({*held, taken[version]})
+    held = {move.evidence_digest for move in known if move.after.get(CHAMPION) in taken}
+    return frozenset({*held, *taken.values()} - {""})
 
 
 def _let_through(gate: Gate) -> set[str]:

@@ -93,7 +93,7 @@ def asked_for(champion: ChampionRecord, registry: ModelRegistry) -> Move:
             f"champion is {who} in MLflow and version {champion.version} in the record of champion_alias: nothing was "
             "handed over; materialize champion_alias, then deployment."
         )
-    commit = registry.tag_version(champion.name, champion.version, {}).tags.get(marks.GIT_COMMIT, "none")
+    commit = registry.version(champion.name, champion.version).tags.get(marks.GIT_COMMIT, "none")
     return Move(
         version=champion.version,
         model_id=champion.model_id,

@@ -185,7 +185,7 @@ class AliasMover:
             if moves == known:
                 break
             versions = {one.version for one in self._registry.versions(self._name)}
-        for row in _rows(move, evidence):
+        for row in _rows(move, evidence, of_champion=move in champion_moves(moves)):
             self._archive.append_once(self._agent.spec.table_prefix, PROMOTIONS, row, key=("alias", "at"))
         champion = move.after.get(CHAMPION, "")
         if champion and champion not in versions and moves[-1] == move:
@@ -263,12 +263,16 @@ class AliasMover:
         return self._decisions[key]
 
 
-def _rows(move: AliasMove, evidence: str) -> list[dict[str, Any]]:
-    """The rows of `promotions`: one an alias that changed; `previous` follows from `champion` and has none."""
+def _rows(move: AliasMove, evidence: str, *, of_champion: bool) -> list[dict[str, Any]]:
+    """The rows of `promotions`: one an alias that changed; `previous` follows from `champion` and has none.
+
+    `of_champion`: the move changed who is champion, also where a hand had set the alias before.
+    """
     changed = [
         alias
         for alias in sorted({*move.before, *move.after} - {PREVIOUS})
-        if alias in move.after and move.before.get(alias, "") != move.after[alias]
+        if alias in move.after
+        and (of_champion if alias == CHAMPION else move.before.get(alias, "") != move.after[alias])
     ]
     return [
         {

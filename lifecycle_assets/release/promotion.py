@@ -92,7 +92,7 @@ def release(
 
     def next_move(state: State) -> AliasMove | None:
         now = datetime.now(UTC)
-        found = registry.tag_version(name, version, {})
+        found = registry.version(name, version)
         require_named(found, evaluation)
         asked = gate.approval == "required"
         approval = dated_approval(registry, found, gate, now=now) if asked else Approval()
@@ -105,8 +105,9 @@ def release(
             approval=approval,
             champion=champion,
             champion_model_id=state.versions[champion].model_id if champion in state.versions else "",
-            taken_back=evidence_taken_back(version, state.moves),
+            taken_back=evidence_taken_back(state.moves),
             now=now,
+            waited_on=decision_waited_on(version, state.moves),
         )
         if decision.action == "refuse":
             raise Refused(decision.sentence)
@@ -125,7 +126,7 @@ def release(
     decision, approval = decided[-1]
     if decision.action == "wait" and approval.decision:
         # It does not count. Taken back, a new one is seen to be new, in a registry's UI too.
-        found = registry.tag_version(name, version, {})
+        found = registry.version(name, version)
         if read_approval(found, gate, registry) == approval:
             reset_approval(registry, found, gate)
     return Released(decision, approval, moved)
@@ -135,9 +136,15 @@ def present_champion(version: str, state: State, agent: str) -> str:
     """Who is champion now, empty for nobody.
 
     An alias that names `version` itself counts when the ledger says so. Where the ledger names nobody, as before its
-    first move, nobody is champion yet; where it names another version, a hand moved the alias: raises `Refused`.
+    first move, nobody is champion yet; where it names another version, a hand moved the alias: raises `Refused`. So
+    it does when a hand removed the alias from a version that is still there: nothing was compared with that version.
     """
     champion, left_at = state.aliases.get(CHAMPION, ""), standing(state.moves).get(CHAMPION, "")
+    if not champion and left_at != version and left_at in state.versions:
+        raise Refused(
+            f"champion names nobody, but the graph left it at version {left_at}: somebody removed it by hand. Set the "
+            "alias back to that version, or delete the version, then release again."
+        )
     if champion != version:
         return champion
     if left_at and left_at != version:
@@ -182,7 +189,8 @@ def wanted_move(
         after = {CHALLENGER: ""}
     else:
         last = last_move_to(CHAMPION, version, state.moves)
-        if last and last.evidence_digest == evaluation.evidence_digest:
+        rests_on = evaluation.run_id, evaluation.evidence_digest
+        if last and (last.eval_run_id, last.evidence_digest) == rests_on:
             return None
         after = {CHAMPION: version}
     named = {"wait": "waiting", "reject": "rejected", "promote": "approved" if by_person else evaluation.verdict}
@@ -200,6 +208,12 @@ def wanted_move(
 def last_move_to(alias: str, version: str, moves: Sequence[AliasMove]) -> AliasMove | None:
     """The newest move that left `alias` at `version`; None when there is none."""
     return next((move for move in reversed(moves) if move.after.get(alias) == version), None)
+
+
+def decision_waited_on(version: str, moves: Sequence[AliasMove]) -> str:
+    """The digest of the decision on which `version` last became challenger; empty when it never did."""
+    waited = last_move_to(CHALLENGER, version, moves)
+    return waited.decision_digest if waited else ""
 
 
 def waiting_evaluation(
@@ -249,7 +263,7 @@ def champion_fault(agent: Agent, *, registry: ModelRegistry, ledger: AliasLedger
     if move is None or not move.eval_run_id:
         return f"Version {champion} is champion, and no decision of a gate made it so: release a version."
     try:
-        version = registry.tag_version(name, champion, {})
+        version = registry.version(name, champion)
         fault = _not_named(version, move.model_id, move.evidence_digest)
         if fault:
             return f"{fault}: materialize uc_model_version and champion_alias, or take the champion back."
@@ -261,8 +275,10 @@ def champion_fault(agent: Agent, *, registry: ModelRegistry, ledger: AliasLedger
 
 def _not_named(version: RegisteredVersion, model_id: str, evidence_digest: str) -> str:
     """Why the version is not the one that evidence is about; empty when it is."""
+    if not version.model_id:
+        return f"Version {version.version} names no logged model, or another than its files are of, not {model_id}"
     if version.model_id != model_id:
-        return f"Version {version.version} is of model {version.model_id or 'nobody named'}, the evidence of {model_id}"
+        return f"Version {version.version} is of model {version.model_id}, the evidence of {model_id}"
     carried = version.tags.get(EVIDENCE_DIGEST, "")
     if carried != evidence_digest:
         return (

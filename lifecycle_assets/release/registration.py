@@ -35,7 +35,7 @@ def register_version(
     """
     name, gate = agent.spec.model_name, agent.spec.eval.gate
     there = next((one for one in registry.versions(name) if one.model_id == model.model_id), None)
-    found = registry.tag_version(name, there.version, {}) if there else None
+    found = registry.version(name, there.version) if there else None
     approval = approval_state(found, evaluation.evidence_digest, gate, registry)
     return registry.register(name, model.model_id, version_tags(model, evaluation, approval, dagster_run_id))
 

@@ -28,10 +28,21 @@ class RolledBack:
     repeated: bool
 
 
-def gated_decisions(gate: Gate) -> frozenset[str]:
-    """Decisions after which a version counts as gated, as the gate is declared now."""
+def gated_verdicts(gate: Gate) -> frozenset[str]:
+    """Verdicts with which a version counts as gated, as the gate is declared now."""
     by_mode = {"dry_run": {"dry_run"}, "disabled": {"dry_run", "ungated"}}
-    return frozenset({"passed", "approved", *by_mode.get(gate.mode, set())})
+    return frozenset({"passed", *by_mode.get(gate.mode, set())})
+
+
+def verdicts_of(evaluator: Evaluator) -> Callable[[AliasMove], str]:
+    """Reads the gate's verdict under a move: a person may have approved what no gate let through."""
+
+    def verdict(move: AliasMove) -> str:
+        if move.decision != "approved":
+            return move.decision
+        return evaluator.decision(move.eval_run_id, move.decision_digest).verdict
+
+    return verdict
 
 
 def present_champion(state: State) -> str:
@@ -52,17 +63,18 @@ def choose_target(
     moves: Sequence[AliasMove],
     versions: Mapping[str, RegisteredVersion],
     accepted: Collection[str],
+    verdict: Callable[[AliasMove], str],
     to: str = "",
 ) -> AliasMove:
     """The promotion of the version to go back to: `to`, else `previous`, else the newest former champion that may be.
 
-    `moves` are all of the ledger, `accepted` the decisions that count as gated. Raises `Refused` with one sentence when
-    nobody is champion, when `to` may not be champion, and when no version may.
+    `moves` are all of the ledger, `accepted` the verdicts that count as gated, `verdict` reads that of a move. Raises
+    `Refused` with one sentence when nobody is champion, when `to` may not be champion, and when no version may.
     """
     if not champion:
         raise Refused("Nobody is champion: there is nothing to take back; materialize champion_alias first.")
     if to:
-        why = why_not(to, champion=champion, moves=moves, versions=versions, accepted=accepted)
+        why = why_not(to, champion=champion, moves=moves, versions=versions, accepted=accepted, verdict=verdict)
         promotion = promotion_of(to, moves)
         if why or promotion is None:
             raise Refused(why)
@@ -72,7 +84,7 @@ def choose_target(
     before = before if standing(moves).get(CHAMPION, "") == champion else before[1:]
     reasons = []
     for version in dict.fromkeys(one for one in before if one and one != champion):
-        why = why_not(version, champion=champion, moves=moves, versions=versions, accepted=accepted)
+        why = why_not(version, champion=champion, moves=moves, versions=versions, accepted=accepted, verdict=verdict)
         promotion = promotion_of(version, moves)
         if not why and promotion is not None:
             return promotion
@@ -91,6 +103,7 @@ def why_not(
     moves: Sequence[AliasMove],
     versions: Mapping[str, RegisteredVersion],
     accepted: Collection[str],
+    verdict: Callable[[AliasMove], str],
 ) -> str:
     """Why a rollback may not go to `version`, in one sentence; empty when it may."""
     promotion, found = promotion_of(version, moves), versions.get(version)
@@ -108,8 +121,9 @@ def why_not(
         )
     if version in barred(moves):
         return f"Version {version} was taken back itself and its evidence has not changed: name another version."
-    if promotion.decision not in accepted:
-        return f"Version {version} became champion as '{promotion.decision}', not by passing its gate: name another."
+    found_by_gate = verdict(promotion)
+    if found_by_gate not in accepted:
+        return f"Version {version} became champion as '{found_by_gate}', not by passing its gate: name another."
     return ""
 
 
@@ -171,7 +185,8 @@ def roll_back(
             previous=state.aliases.get(PREVIOUS, ""),
             moves=state.moves,
             versions=state.versions,
-            accepted=gated_decisions(agent.spec.eval.gate),
+            accepted=gated_verdicts(agent.spec.eval.gate),
+            verdict=verdicts_of(evaluator),
             to=to,
         )
         after = _aliases_after(state, champion, promotion.after[CHAMPION])

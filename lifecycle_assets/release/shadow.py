@@ -17,11 +17,18 @@ from lifecycle_assets.records import Record, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION
 from lifecycle_assets.release.sample import Sample, take_sample
-from lifecycle_assets.release.shadow_pairs import ANSWERED, compare_pairs, doubts_about, largest_losses, numbers
+from lifecycle_assets.release.shadow_pairs import (
+    ANSWERED,
+    compare_pairs,
+    doubts_about,
+    largest_losses,
+    numbers,
+    silent_scorers,
+)
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import plain
+from lifecycle_assets.text import literal
 from resources.model_registry import ModelRegistry, RegisteredVersion
-from resources.replayer import Replay, Replayer
+from resources.replayer import Pair, Replay, Replayer
 from resources.scorer_registry import ScorerRegistry
 from resources.scorer_source import DeclaredScorer, declared_scorers, needs_expectations
 from resources.sql_engine import SqlEngine
@@ -149,7 +156,7 @@ def both_versions(agent: Agent, version: str, registry: ModelRegistry) -> tuple[
     asked = versions.get(aliases.get(wanted, wanted))
     if asked is None:
         known = ", ".join(one for one in versions if one != champion.version) or "none"
-        raise Refused(f"{name} has no version or alias {plain(wanted, 60)}; name another version, there is: {known}.")
+        raise Refused(f"{name} has no version or alias {literal(wanted, 60)}; name another version, there is: {known}.")
     if not asked.model_id:
         raise Refused(f"{name}: version {asked.version} names no logged model; release the agent again.")
     if asked.model_id == champion.model_id:
@@ -217,7 +224,9 @@ def shadow_record(
     left_out: Mapping[str, str],
 ) -> ShadowRecord:
     """What a replay says, held against the gate's settings of the comparison."""
-    gate, pairs, names = agent.spec.eval.gate, replay.pairs, [one.name for one in scorers]
+    gate, pairs = agent.spec.eval.gate, replay.pairs
+    left_out = {**left_out, **_silent(agent, pairs, [one.name for one in scorers])}
+    names = [one.name for one in scorers if one.name not in left_out]
     thresholds = [t for t in gate.thresholds if t.metric.rpartition("/")[0] in names]
     compared = compare_pairs(pairs, thresholds, gate, seed=int(digest([one.trace_id for one in pairs], length=8), 16))
     metrics = []
@@ -245,7 +254,7 @@ def shadow_record(
         skipped=skipped,
         metrics=metrics,
         losses=largest_losses(pairs, {t.metric: t.higher_is_better for t in thresholds} | {ANSWERED: True}),
-        left_out=dict(left_out),
+        left_out=left_out,
         cost_usd=sum(prices[name] * calls for name, calls in replay.calls.items()),
         run_id=replay.run_id,
         reused=replay.reused,
@@ -253,8 +262,14 @@ def shadow_record(
     )
 
 
+def _silent(agent: Agent, pairs: Sequence[Pair], names: Sequence[str]) -> dict[str, str]:
+    """Scorers of the gate that do not count. One that `shadow.scorers` names does; when all are silent, all do."""
+    silent = [] if agent.spec.shadow.scorers else silent_scorers(pairs, names)
+    return {} if len(silent) == len(names) else dict.fromkeys(silent, "said nothing of any recorded request")
+
+
 def _at_most(what: str, asked: float | None, least: float, allowed: float, field: str) -> float:
     """`asked`, or what is allowed when nothing was asked. Raises `Refused` for less than the least and for more."""
     if asked is not None and not least <= asked <= allowed:
-        raise Refused(f"{what} is {asked:g}, {field} in defs.yaml allows {least:g} to {allowed:g}; correct either.")
+        raise Refused(f"{what} is {asked:.12g}, {field} in defs.yaml allows {least:g} to {allowed:g}; correct either.")
     return allowed if asked is None else asked

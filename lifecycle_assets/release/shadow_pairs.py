@@ -10,7 +10,7 @@ from typing import Any
 
 from lifecycle_assets.comparison import Comparison, Pairing, compare
 from lifecycle_assets.spec_release import Gate, Incumbent, Threshold
-from lifecycle_assets.text import plain
+from lifecycle_assets.text import literal
 from resources.replayer import Pair
 
 ANSWERED = "agent answered/mean"
@@ -52,10 +52,16 @@ def doubts_about(pairs: Sequence[Pair], threshold: Threshold, found: Comparison)
     sides = [one.champion for one in pairs] + [one.version for one in pairs if not one.failure]
     errors = [side[scorer].failure for side in sides if side[scorer].failure]
     if len(errors) > threshold.max_error_rate * len(sides):
-        sentences.append(f"{scorer} failed on {len(errors)} of {len(sides)} answers: {plain(errors[0])}.")
+        sentences.append(f"{scorer} failed on {len(errors)} of {len(sides)} answers: {literal(errors[0])}.")
     elif found.unpaired > threshold.max_error_rate * len(pairs):
         sentences.append(f"{threshold.metric}: only one of the two has a score on {found.unpaired} requests.")
     return sentences
+
+
+def silent_scorers(pairs: Sequence[Pair], scorers: Sequence[str]) -> list[str]:
+    """Scorers that said nothing of any answer and failed on none, as those do that look for expectations."""
+    sides = [one.champion for one in pairs] + [one.version for one in pairs if not one.failure]
+    return [name for name in scorers if not any(side[name].number is not None or side[name].failure for side in sides)]
 
 
 def largest_losses(pairs: Sequence[Pair], metrics: Mapping[str, bool]) -> list[dict[str, Any]]:

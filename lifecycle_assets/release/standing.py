@@ -1,12 +1,11 @@
 """What the moves of a ledger add up to.
 
-Lives here: pure folds over moves, oldest first: who stands where, who was champion when, who was taken back.
+Lives here: pure folds over moves, oldest first: who stands where, who was champion, who was taken back.
 Add here: another question that the moves alone answer.
 Not here: the moves' keeping (`resources/alias_ledger.py`), what MLflow says right now (`moves.py`).
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from lifecycle_assets.records import AliasMove
 from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
@@ -24,8 +23,17 @@ def standing(moves: Iterable[AliasMove]) -> dict[str, str]:
 
 
 def champion_moves(moves: Iterable[AliasMove]) -> list[AliasMove]:
-    """The moves that changed who is champion, oldest first; one to nobody is among them."""
-    return [move for move in moves if CHAMPION in move.after and move.after[CHAMPION] != move.before.get(CHAMPION, "")]
+    """The moves that changed who is champion, oldest first; one to nobody is among them.
+
+    So is one that found the alias set by hand already, where the moves before it name somebody else, or nobody.
+    """
+    found, stands = [], ""
+    for move in moves:
+        if CHAMPION in move.after:
+            if {move.before.get(CHAMPION, ""), stands} != {move.after[CHAMPION]}:
+                found.append(move)
+            stands = move.after[CHAMPION]
+    return found
 
 
 def once_champion(moves: Iterable[AliasMove]) -> list[str]:
@@ -33,10 +41,9 @@ def once_champion(moves: Iterable[AliasMove]) -> list[str]:
     return [move.after[CHAMPION] for move in champion_moves(moves) if move.after[CHAMPION]]
 
 
-def champion_at(moves: Iterable[AliasMove], at: datetime) -> AliasMove | None:
-    """The move by which somebody (or nobody) was champion at `at`, an aware moment; None before the first."""
-    before = [move for move in champion_moves(moves) if datetime.fromisoformat(move.at) <= at]
-    return before[-1] if before else None
+def taken_by(move: AliasMove) -> str:
+    """The version that a rollback took back, also where a hand had removed the alias before."""
+    return move.before.get(CHAMPION, "") or move.after.get(PREVIOUS, "")
 
 
 def barred(moves: Iterable[AliasMove]) -> dict[str, str]:
@@ -48,9 +55,8 @@ def barred(moves: Iterable[AliasMove]) -> dict[str, str]:
     promoted_on: dict[str, str] = {}
     taken_back: dict[str, str] = {}
     for move in champion_moves(moves):
-        former, champion = move.before.get(CHAMPION, ""), move.after[CHAMPION]
+        former, champion = taken_by(move), move.after[CHAMPION]
         if move.decision == ROLLED_BACK:
-            former = former or move.after.get(PREVIOUS, "")  # A hand had removed the alias.
             if former:
                 taken_back[former] = promoted_on.get(former, "")
         else:

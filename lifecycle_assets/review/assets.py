@@ -18,7 +18,7 @@ from lifecycle_assets.review.choosing import choose_traces
 from lifecycle_assets.review.labels import OPEN_SESSIONS, completions, dataset_records, judge_pairs, reviewer_pairs
 from lifecycle_assets.spec import Labeling, LabelSchema
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import plain, table
+from lifecycle_assets.text import literal, table
 from resources.evaluator import Evaluator
 from resources.labeling_desk import QUEUED_TAG, LabelingDesk
 from resources.platform import Platform
@@ -101,9 +101,9 @@ def labeling_session(agent: Agent) -> dg.AssetsDefinition:
             metadata={
                 "mlflow/review_queue": session.name,
                 "created": session.created,
-                "reason": plain(config.reason),
+                "reason": literal(config.reason),
                 "traces": table(["trace", "why"], [(t, wanted.get(t, "queued before")) for t in record.trace_ids]),
-                "reviewers": ", ".join(map(plain, agent.spec.labeling.reviewers)) or "anybody",
+                "reviewers": ", ".join(map(literal, agent.spec.labeling.reviewers)) or "anybody",
                 **({"mlflow/queue_url": dg.MetadataValue.url(session.url)} if session.url else {}),
             },
         )

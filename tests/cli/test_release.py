@@ -255,6 +255,15 @@ class TestStatusAndPlan:
         assert set(planned(life, version_differences)) == {"unchanged"}
         assert "barred: version 2" in run("status", "tiny").stdout
 
+    def test_a_champion_taken_back_after_a_hand_removed_its_alias_is_barred_too(self, world: World):
+        """The commands could not say anything any more."""
+        second = second_version(world)
+        moved(world, second, "passed", {CHAMPION: "2", PREVIOUS: "1"})
+        world.client.delete_registered_model_alias(NAME, CHAMPION)
+        moved(world, second, "rolled_back", {CHAMPION: "1", PREVIOUS: "2"})
+        assert [one["version"] for one in stage(world)["barred"]] == ["2"]
+        assert "until its evidence changes" in planned(world)["barred"]
+
     def test_a_version_that_waits_names_the_commands_that_decide(self, world: World, run: Run):
         since = moved(world, second_version(world), "waiting", {CHALLENGER: "2"}).at
         waits = stage(world)["waiting"]

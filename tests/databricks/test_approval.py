@@ -45,19 +45,19 @@ def test_a_tag_set_in_the_workspace_is_seen_dated_and_taken_back(
     assert read_approval(known, gate, registry) == Approval()
 
     tags[stored] = "Approved"
-    version = registry.tag_version(NAME, "1", {})
+    version = registry.version(NAME, "1")
     assert read_approval(version, gate, registry) == Approval("approved", evidence="e-1")
     assert dated_approval(registry, version, gate, now=AT).at == AT.isoformat()
-    seen = read_approval(registry.tag_version(NAME, "1", {}), gate, registry)
+    seen = read_approval(registry.version(NAME, "1"), gate, registry)
     assert seen == Approval("approved", at=AT.isoformat(), evidence="e-1")
     assert tags[stored] == "Approved", "the person's own tag stays as it is"
 
-    reset_approval(registry, registry.tag_version(NAME, "1", {}), gate)
+    reset_approval(registry, registry.version(NAME, "1"), gate)
     assert tags[stored] == "required"
-    assert read_approval(registry.tag_version(NAME, "1", {}), gate, registry) == Approval()
+    assert read_approval(registry.version(NAME, "1"), gate, registry) == Approval()
 
     given = Approval("rejected", "ann", "x" * 500, AT.isoformat(), "e-1")
-    write_approval(registry, registry.tag_version(NAME, "1", {}), gate, given)
+    write_approval(registry, registry.version(NAME, "1"), gate, given)
     assert (tags[stored], tags["lifecycle_approval"]) == ("rejected", "rejected")
-    assert read_approval(registry.tag_version(NAME, "1", {}), gate, registry) == given
+    assert read_approval(registry.version(NAME, "1"), gate, registry) == given
     assert len(tags) <= 9, "a version in Unity Catalog holds a bounded number of tags"

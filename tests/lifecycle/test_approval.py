@@ -258,9 +258,9 @@ class TestKilled:
     def test_between_taking_an_approval_back_and_naming_new_evidence_nothing_is_approved(self, waiting: World):
         said(waiting, approval="Approved")
         registry, gate = MlflowModelRegistry(waiting.platform), waiting.agent.spec.eval.gate
-        version = registry.tag_version(NAME, "1", {})
+        version = registry.version(NAME, "1")
         assert approval_state(version, version.tags["lifecycle.evidence_digest"], gate, registry) == "approved"
         assert approval_state(version, "other", gate, registry) == "required"  # And killed here.
         assert tags(waiting)["evidence_digest"] == version.tags["lifecycle.evidence_digest"]
-        assert read_approval(registry.tag_version(NAME, "1", {}), gate, registry) == Approval()
+        assert read_approval(registry.version(NAME, "1"), gate, registry) == Approval()
         assert not waiting.tick("approval_sensor").run_requests

@@ -15,7 +15,7 @@ from lifecycle_assets.cli.main import main
 from lifecycle_assets.jobs import rollback_config
 from lifecycle_assets.records import AliasMove
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.rollback import choose_target, gated_decisions, interrupted_rollback
+from lifecycle_assets.release.rollback import choose_target, gated_verdicts, interrupted_rollback
 from lifecycle_assets.spec_release import Gate
 from resources.model_registry import RegisteredVersion
 from resources.tables import arrow_table
@@ -26,7 +26,7 @@ from tests.resources.test_archive import make_rows
 from tests.sensors.test_rollback import move
 
 WHY = "answers shout too much"
-GATED = frozenset({"passed", "approved"})
+GATED = frozenset({"passed"})
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ class TestTarget:
         to: str = "",
         gone: Sequence[str] = (),
         accepted: frozenset[str] = GATED,
+        approved_on: str = "passed",
         **models: str,
     ) -> str:
         versions = {
@@ -84,7 +85,13 @@ class TestTarget:
         }
         previous = moves[-1].after.get("previous", "") if moves else ""
         found = choose_target(
-            champion=champion, previous=previous, moves=moves, versions=versions, accepted=accepted, to=to
+            champion=champion,
+            previous=previous,
+            moves=moves,
+            versions=versions,
+            accepted=accepted,
+            verdict=lambda move: approved_on if move.decision == "approved" else move.decision,
+            to=to,
         )
         return found.after["champion"]
 
@@ -124,10 +131,14 @@ class TestTarget:
 
     def test_what_counts_as_gated_is_what_the_declared_mode_lets_through(self):
         ungated = (move(1, "", "1", "ungated"), move(2, "1", "2"))
-        disabled = gated_decisions(Gate(mode="disabled"))
+        disabled = gated_verdicts(Gate(mode="disabled"))
         assert self.target("2", ungated, accepted=disabled) == "1"
         with pytest.raises(Refused, match="'ungated'"):
             self.target("2", ungated, accepted=disabled - {"ungated"})
+        approved = (move(1, "", "1", "approved"), move(2, "1", "2"))
+        assert self.target("2", approved) == "1"
+        with pytest.raises(Refused, match="'ungated'"):
+            self.target("2", approved, approved_on="ungated")
 
     def test_a_repeat_is_known_by_its_run_and_a_named_version_is_taken_back_once(self):
         moves = (*self.MOVES, move(4, "3", "2", "rolled_back", reason=WHY))

@@ -27,7 +27,7 @@ from lifecycle_assets.release.sample import (
 )
 from lifecycle_assets.release.shadow import SHADOW_TAG, chosen_scorers
 from lifecycle_assets.release.shadow_check import is_asked_for, shadow_key
-from lifecycle_assets.release.shadow_pairs import ANSWERED, compare_pairs, doubts_about, largest_losses
+from lifecycle_assets.release.shadow_pairs import ANSWERED, compare_pairs, doubts_about, largest_losses, silent_scorers
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
 from resources.archive import DeltaArchive
@@ -191,9 +191,16 @@ class TestPairs:
         assert doubts([pair(n, 1.0, 1.0) for n in range(4)]) == ["shouted/mean rests on 4 requests, 5 are required."]
         failing = [pair(n, 1.0, 1.0, error="<b>no judge</b>" if n == 0 else "") for n in range(9)]
         failing[0] = pair(0, None, 1.0, error="<b>no judge</b>")
-        assert doubts(failing) == ["shouted failed on 1 of 18 answers: &lt;b&gt;no judge&lt;/b&gt;."]
+        assert doubts(failing) == ["shouted failed on 1 of 18 answers: <b>no judge</b>."]
         silent = [pair(n, None if n == 0 else 1.0, 1.0) for n in range(9)]
         assert doubts(silent) == ["shouted/mean: only one of the two has a score on 1 requests."]
+
+    def test_only_a_scorer_that_neither_spoke_nor_failed_anywhere_is_silent(self):
+        """One that looks for expectations has none here: were it counted, nothing could ever be told."""
+        nothing = [pair(n, None, None, failure="boom" if n == 0 else "") for n in range(9)]
+        assert silent_scorers(nothing, ["shouted"]) == ["shouted"]
+        for one in (pair(9, 1.0, None), pair(9, None, 1.0), pair(9, None, None, error="no judge")):
+            assert silent_scorers([*nothing, one], ["shouted"]) == []
 
 
 def test_scorers_that_need_expectations_or_name_no_direction_do_not_run(tmp_path: Path):

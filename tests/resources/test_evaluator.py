@@ -295,11 +295,21 @@ def test_a_finished_evaluation_is_used_again(shared: Platform, agent: Agent, mod
     assert (old.reused, old.run_id) == (True, first.run_id), "a champion's answers do not age"
     renewed = evaluator.evaluate(well, model.model_id, dataset, progress=quiet)
     assert (renewed.reused, renewed.run_id != first.run_id) == (False, True), "too old to let anything through"
+    kept = artifact(shared, renewed.run_id, "evaluation.json")
+    genuine = kept.read_text()
+    of_first = artifact(shared, first.run_id, "evaluation.json").read_text()
+    for forged in (genuine.replace('"value": 1.0', '"value": 0.5', 1), of_first, genuine[:50]):
+        kept.write_text(forged)
+        found = evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True)
+        assert found.run_id == first.run_id, "not what was written, so not used again"
+    kept.write_text(genuine)
     edited = agent.path("scorers.py").read_text()
     agent.path("scorers.py").write_text(edited.replace("return float(len(", "return 1 + float(len("))
     anew = evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True)
     agent.path("scorers.py").write_text(edited)
     assert (anew.reused, anew.run_id != renewed.run_id) == (False, True), "another version of a scorer"
+    tags = client.get_run(renewed.run_id).data.tags
+    client.set_tag(anew.run_id, "lifecycle.scorers_digest", tags["lifecycle.scorers_digest"])
     assert evaluator.evaluate(well, model.model_id, dataset, progress=quiet, any_age=True).run_id == renewed.run_id
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lifecycle_assets.candidate.judging import eval_record
+from lifecycle_assets.candidate.judging import eval_checks, eval_record
 from lifecycle_assets.gate import Evidence, Outcome, judge
 from lifecycle_assets.records import AliasMove, DatasetRecord, EvalRecord, ModelRecord
 from lifecycle_assets.refused import Refused
@@ -245,12 +245,12 @@ def test_tags_no_registry_holds_are_shortened_or_named(scene: Scene) -> None:
     evaluation = scene.evaluations[0]
     registered = scene.registry.register(NAME, evaluation.model_id, {"lifecycle.note": "é" * 200_000})
     assert registered.version == "1"
-    held = scene.registry.tag_version(NAME, "1", {}).tags["lifecycle.note"]
+    held = scene.registry.version(NAME, "1").tags["lifecycle.note"]
     assert 0 < len(held) <= 1000
     with pytest.raises(Refused) as refusal:
         scene.registry.tag_version(NAME, "1", {"fine": "yes", "k" * 300: "v"})
     one_sentence(refusal.value)
-    assert "fine" not in scene.registry.tag_version(NAME, "1", {}).tags, "nothing of it was written"
+    assert "fine" not in scene.registry.version(NAME, "1").tags, "nothing of it was written"
 
 
 def test_numbers_that_are_none_block_and_leave_evidence_that_can_be_read(on_sqlite: Scene) -> None:
@@ -261,10 +261,13 @@ def test_numbers_that_are_none_block_and_leave_evidence_that_can_be_read(on_sqli
     gate = scene.agent.spec.eval.gate
     assert judge(evidence, gate).verdict == "failed"
     dry = gate.model_copy(update={"mode": "dry_run"})
+    evaluated = Evaluated(made.run_id, evidence, 0, reused=False, at=made.at)
+    blocks = [[check.severity.value for check in eval_checks(judge(evidence, g), evaluated, g)] for g in (gate, dry)]
+    assert blocks == [["ERROR", "ERROR"], ["WARN", "WARN"]]
     decision = eval_record(
         ModelRecord(made.model_id, made.run_id, "e", "s", ""),
         DatasetRecord("1", "eval", "d", 4),
-        Evaluated(made.run_id, evidence, 0, reused=False, at=made.at),
+        evaluated,
         None,
         judge(evidence, dry),
         dry,

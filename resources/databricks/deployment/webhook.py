@@ -43,7 +43,7 @@ class WorkspaceWebhookDeployer(WebhookDeployer):
         return self._variables(agent, found.version, found.model_id)
 
     def _told(self, agent: Agent, move: Move, event: str) -> DeploymentRecord | None:
-        found = self._registry.tag_version(agent.spec.model_name, move.version, {})
+        found = self._registry.version(agent.spec.model_name, move.version)
         return self._record(found) if found.tags.get(EVENT) == event and _is_told(found) else None
 
     def _keep(self, agent: Agent, move: Move, env: dict[str, str], event: str) -> DeploymentRecord:

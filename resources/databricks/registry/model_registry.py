@@ -83,11 +83,11 @@ class UnityModelRegistry(MlflowModelRegistry):
                 if alias in self.aliases(name):
                     raise
 
-    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        """See `ModelRegistry.tag_version`. What this process remembers of the version is forgotten."""
+    def version(self, name: str, version: str) -> RegisteredVersion:
+        """See `ModelRegistry.version`. What this process remembers of the version is forgotten."""
         for key in [key for key in _seen if key[:3] == (self._platform, name, version)]:
             del _seen[key]
-        return super().tag_version(name, version, tags)
+        return super().version(name, version)
 
     def shown_tag(self, tag: str) -> str:
         """See `ModelRegistry.shown_tag`."""

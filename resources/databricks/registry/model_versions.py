@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from resources import run_marks as marks
 from resources.model_registry import RegisteredVersion
-from resources.registration import maker_lives
+from resources.registration import maker_lives, model_named
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -29,10 +29,8 @@ def shown_tag(stored: str) -> str:
 
 
 def model_of(version: "ModelVersion") -> str:
-    """The logged model of a version; empty when nothing links it to one."""
-    source = str(version.source or "")
-    linked = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
-    return version.tags.get(stored_tag(marks.MODEL_ID)) or version.model_id or linked
+    """The logged model of a version; see `model_named`."""
+    return model_named(version.tags.get(stored_tag(marks.MODEL_ID), ""), version.source, version.model_id or "")
 
 
 def described_version(version: "ModelVersion") -> RegisteredVersion:
