@@ -18,6 +18,8 @@ from resources.platform import Platform
 LONGEST_FIRST = (
     "tests/cli/test_state.py",
     "tests/databricks/test_parity.py",
+    "tests/test_moves.py",
+    "tests/databricks/test_ticks.py",
     "tests/lifecycle/",
     "tests/sensors/test_ticks.py",
     "tests/resources/",

@@ -25,7 +25,7 @@ COMMANDS = {
     "doctor": "What this platform can do, what is missing, and how to mend it.",
     "serve": "Serve what champion names, on the loopback interface.",
     "query": "Read-only SQL over an agent's tables and views.",
-    "approve": "Approve the version that waits, so that it becomes champion.",
+    "approve": "Approve the version that waits as challenger, on the evidence it waits on.",
     "reject": "Reject the version that waits.",
     "rollback": "Take the champion back to the version before it, or to a named one.",
     "shadow": "Compare a version with the champion on the champion's recorded requests.",
