@@ -26,7 +26,7 @@ COMMANDS = {
     "serve": "Serve what champion names, on the loopback interface.",
     "query": "Read-only SQL over an agent's tables and views.",
     "approve": "Approve the version that waits as challenger, on the evidence it waits on.",
-    "reject": "Reject the version that waits.",
+    "reject": "Reject the version that waits as challenger, on the evidence it waits on.",
     "rollback": "Take the champion back to the version before it, or to a named one.",
     "shadow": "Compare a version with the champion on the champion's recorded requests.",
     "bundle": "Write a Databricks Asset Bundle with an agent's periodic jobs.",
