@@ -27,8 +27,8 @@ COMMANDS = {
     "query": "Read-only SQL over an agent's tables and views.",
     "approve": "Approve the version that waits as challenger, on the evidence it waits on.",
     "reject": "Reject the version that waits as challenger, on the evidence it waits on.",
-    "rollback": "Take the champion back to the version before it, or to a named one.",
-    "shadow": "Compare a version with the champion on the champion's recorded requests.",
+    "rollback": "Take the champion back to the version before it, and hand that to the runtime.",
+    "shadow": "Compare VERSION (a number, or an alias such as challenger) with the champion on recorded requests.",
     "bundle": "Write a Databricks Asset Bundle with an agent's periodic jobs.",
 }
 """Command to its help; the command is the object of that name in the module of that name."""
