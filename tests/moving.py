@@ -7,6 +7,7 @@ Not here: what must hold afterwards (the tests).
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,7 +103,10 @@ def _promote(agent: Agent, records: Sequence[EvalRecord], asked: dict[str, Any])
 
 
 def _promote_often(agent: Agent, records: Sequence[EvalRecord], asked: dict[str, Any]) -> None:
-    """Until there are so many moves, make the next one, to another version than the champion's."""
+    """Until there are so many moves, make the next one, to another version than the champion's.
+
+    All processes begin each round together: one that is ahead would win every time, and nothing would be a race.
+    """
     moves, wishes = mover(agent, Platform.from_env()), 0
     for number in range(1, asked["rounds"] + 1):
 
@@ -113,6 +117,7 @@ def _promote_often(agent: Agent, records: Sequence[EvalRecord], asked: dict[str,
             wishes += 1
             return promotion(state, records[number % len(records)], actor=f"process {os.getpid()}")
 
+        asked["together"].wait(timeout=120)
         moves.move(next_one)
     Path(asked["out"]).with_suffix(f".{os.getpid()}").write_text(str(wishes))
 
@@ -177,6 +182,7 @@ def _serve(file: Path) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         records = [EvalRecord.from_json(record) for record in asked["evaluations"]]
+        asked["together"] = multiprocessing.get_context("fork").Barrier(asked["processes"])
         start, children = time.time() + 0.1, []
         for _ in range(asked["processes"]):
             pid = os.fork()
