@@ -231,8 +231,9 @@ def _compared(evidence: Evidence, gate: Gate, champion: Evidence) -> list[Compar
 def _pairing(evidence: Evidence, champion: Evidence, threshold: Threshold, incumbent: Incumbent) -> Pairing:
     """The scores of both on the same records, matched by the record's key, in its order.
 
-    Records on which only the champion failed are left out, which is to its advantage: they must not stand in the way
-    of a candidate that mends them.
+    Left out are records on which the champion failed, which is to its advantage: they must not stand in the way of a
+    candidate that mends them; and those a scorer does not apply to on one side, such as grounds of an answer that was
+    refused. The candidate's own failures are held against `max_error_rate`, the pairs that remain against `min_rows`.
     """
     scorer = threshold.metric.rpartition("/")[0]
     sides = [
@@ -269,7 +270,7 @@ def _finding(
     assert limit is not None  # Threshold holds exactly one of the two.
     reason = _reason(threshold, value, limit, usable, error_rate)
     if not reason and comparison is not None and gate.incumbent is not None:
-        reason = _against_champion(threshold, comparison, evidence.rows, gate.incumbent)
+        reason = _against_champion(threshold, comparison, gate.incumbent)
     return Finding(
         metric=threshold.metric,
         value=value,
@@ -300,15 +301,10 @@ def _reason(threshold: Threshold, value: float | None, limit: float, usable: int
     return ""
 
 
-def _against_champion(threshold: Threshold, comparison: Comparison, rows: int, incumbent: Incumbent) -> str:
+def _against_champion(threshold: Threshold, comparison: Comparison, incumbent: Incumbent) -> str:
     """Why the comparison stands in the way, empty when it does not."""
     if comparison.outcome == "worse" or not comparison.pairs:
         return comparison.sentence
-    if comparison.unpaired / max(rows, 1) > threshold.max_error_rate:
-        return (
-            f"{threshold.metric}: the champion has a score and the candidate none on {comparison.unpaired} of {rows} "
-            f"rows, {threshold.max_error_rate:.1%} are allowed: see which rows failed, or raise max_error_rate."
-        )
     if comparison.pairs < threshold.min_rows:
         return (
             f"{threshold.metric} can be compared with the champion on {comparison.pairs} rows, {threshold.min_rows} "

@@ -139,12 +139,18 @@ class TestAgainstTheChampion:
         assert comparison is not None
         assert "the same as the champion's on all 40 rows" in comparison.sentence
 
-    def test_rows_only_the_champion_has_a_score_of_block_beyond_the_allowed_errors(self):
-        ours, theirs = evidence(*[1.0] * 18, None, None), evidence(*[1.0] * 20)
-        failed = judge(ours, gate(), theirs)
-        assert "the champion has a score and the candidate none on 2 of 20 rows, 0.0% are allowed" in failed.reasons[0]
-        allowed = gate(thresholds=[{**GATE["thresholds"][0], "max_error_rate": 0.1}])
-        assert judge(ours, allowed, theirs).verdict == "passed"
+    def test_rows_without_a_pair_are_counted_and_the_rest_has_to_be_enough(self):
+        """A scorer that does not apply to a refused answer is no failure; one that failed is."""
+        theirs = evidence(*[1.0] * 20)
+        silent = judge(evidence(*[1.0] * 18, None, None), gate(), theirs)
+        assert (silent.verdict, silent.comparison) == ("passed", "not_worse")
+        comparison = silent.findings[0].comparison
+        assert comparison is not None
+        assert (comparison.pairs, comparison.unpaired) == (18, 2)
+        many = gate(thresholds=[{**GATE["thresholds"][0], "min_rows": 18}])
+        few = judge(evidence(*[1.0] * 18, None, None), many, evidence(None, *[1.0] * 19))
+        assert "can be compared with the champion on 17 rows, 18 are required" in few.reasons[0]
+        assert judge(evidence(*[1.0] * 18, "boom", "boom"), gate(), theirs).verdict == "failed"
         mended = judge(theirs, gate(), evidence(*[1.0] * 18, "boom", None))
         assert (mended.verdict, mended.comparison) == ("passed", "not_worse")
 

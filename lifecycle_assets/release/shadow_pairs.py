@@ -44,7 +44,7 @@ def compare_pairs(
 
 
 def doubts_about(pairs: Sequence[Pair], threshold: Threshold, found: Comparison) -> list[str]:
-    """Why a comparison proves less than its numbers say: too few pairs, or scores that one side lacks."""
+    """Why a comparison proves less than its numbers say: too few pairs, or scorers that failed."""
     scorer, sentences = threshold.metric.rpartition("/")[0], []
     if found.pairs < threshold.min_rows:
         sentences.append(f"{threshold.metric} rests on {found.pairs} requests, {threshold.min_rows} are required.")
@@ -53,8 +53,6 @@ def doubts_about(pairs: Sequence[Pair], threshold: Threshold, found: Comparison)
     errors = [side[scorer].failure for side in sides if side[scorer].failure]
     if len(errors) > threshold.max_error_rate * len(sides):
         sentences.append(f"{scorer} failed on {len(errors)} of {len(sides)} answers: {literal(errors[0])}.")
-    elif found.unpaired > threshold.max_error_rate * len(pairs):
-        sentences.append(f"{threshold.metric}: only one of the two has a score on {found.unpaired} requests.")
     return sentences
 
 

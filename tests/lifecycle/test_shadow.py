@@ -192,8 +192,9 @@ class TestPairs:
         failing = [pair(n, 1.0, 1.0, error="<b>no judge</b>" if n == 0 else "") for n in range(9)]
         failing[0] = pair(0, None, 1.0, error="<b>no judge</b>")
         assert doubts(failing) == ["shouted failed on 1 of 18 answers: <b>no judge</b>."]
-        silent = [pair(n, None if n == 0 else 1.0, 1.0) for n in range(9)]
-        assert doubts(silent) == ["shouted/mean: only one of the two has a score on 1 requests."]
+        not_applicable = [pair(n, None if n < 5 else 1.0, 1.0) for n in range(9)]
+        assert doubts(not_applicable) == ["shouted/mean rests on 4 requests, 5 are required."]
+        assert doubts(not_applicable[1:] + not_applicable[-1:]) == []
 
     def test_only_a_scorer_that_neither_spoke_nor_failed_anywhere_is_silent(self):
         """One that looks for expectations has none here: were it counted, nothing could ever be told."""
