@@ -11,7 +11,7 @@ Not here: steps that run the agent's code (`model_steps.py`), who may become cha
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -105,8 +105,11 @@ class ModelRegistry(ABC):
         return tag
 
     @abstractmethod
-    def versions(self, name: str) -> list[RegisteredVersion]:
-        """Every version, oldest first; empty only when the registered model does not exist or has none."""
+    def versions(self, name: str, *, anew: Collection[str] = ()) -> list[RegisteredVersion]:
+        """Every version, oldest first; empty only when the registered model does not exist or has none.
+
+        The tags of a version may be those this process read before, unless its number is in `anew`.
+        """
 
     @abstractmethod
     def aliases(self, name: str) -> dict[str, str]:
@@ -201,8 +204,8 @@ class MlflowModelRegistry(ModelRegistry):
         with explained(self._platform.tracking_uri), self._about_version(name, version):
             return self._described_version(self._client().get_model_version(name, version))
 
-    def versions(self, name: str) -> list[RegisteredVersion]:
-        """See `ModelRegistry.versions`."""
+    def versions(self, name: str, *, anew: Collection[str] = ()) -> list[RegisteredVersion]:
+        """See `ModelRegistry.versions`. One search tells everything: nothing is remembered."""
         with explained(self._platform.tracking_uri):
             return [_version(one) for one in self._all(name)]
 

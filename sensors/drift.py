@@ -20,7 +20,7 @@ from lifecycle_assets.records import ScorersRecord, VersionRecord, digest
 from lifecycle_assets.release.drift import Drift, find_drift, named, unfinished
 from lifecycle_assets.spec_file import Agent
 from resources.alias_ledger import AliasLedger, Entry
-from resources.model_registry import ModelRegistry, RegisteredVersion
+from resources.model_registry import ModelRegistry
 from resources.scorer_registry import ScorerRegistry
 from resources.webhook import Webhook, configured
 from sensors.bounded import bounded
@@ -87,20 +87,15 @@ def read_drift(
     """The drift now: a few questions to MLflow and one to Dagster. Raises when one of them has no answer."""
     name, key = agent.spec.model_name, dg.AssetKey([agent.name, "uc_model_version"])
     recorded = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
-    aliases, versions = registry.aliases(name), registry.versions(name)
+    aliases = registry.aliases(name)
     return find_drift(
         aliases=aliases,
         entries=entries,
-        versions=[_anew(registry, one) if one.version in named(aliases, entries) else one for one in versions],
+        versions=registry.versions(name, anew=named(aliases, entries)),
         recorded_versions=lambda: readable_records(instance, key, VersionRecord, limit=RECORDS),
         recorded=recorded.versions if recorded else [],
         registered={s.registered_name: s for s in scorers.registered(agent)} if recorded else {},
     )
-
-
-def _anew(registry: ModelRegistry, version: RegisteredVersion) -> RegisteredVersion:
-    """The version as the registry has it now: listing versions may answer with tags read before."""
-    return registry.version(version.name, version.version)
 
 
 def events_of(agent: str, drift: Sequence[Drift], last: Mapping[str, dg.AssetMaterialization | None]) -> list[Event]:

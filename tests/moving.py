@@ -5,7 +5,6 @@ Add here: a further job for such a process.
 Not here: what must hold afterwards (the tests).
 """
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -15,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from resources.evaluator import MlflowEvaluator
 from resources.mlflow_store import experiment_id, open_client
 from resources.model_registry import MlflowModelRegistry
 from resources.platform import Platform
+from tests.deadly import deadly
 
 
 def logged(agent: Agent, platform: Platform, count: int, *, decided: bool = True) -> list[EvalRecord]:
@@ -71,30 +70,6 @@ def promotion(state: State, evaluation: EvalRecord, *, actor: str = "me") -> Ali
         reason="It reached every threshold.",
         dagster_run_id="dagster-1",
     )
-
-
-def _deadly(function: str, event: str, times: int) -> None:
-    """Have this process kill itself when the function is entered or left for the `times`th time."""
-    module, _, path = function.partition(":")
-    owner_path, _, name = path.rpartition(".")
-    owner = getattr(importlib.import_module(module), owner_path)
-    real, left = getattr(owner, name), [times]
-
-    def count() -> None:
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    @wraps(real)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if event == "call":
-            count()
-        answer = real(*args, **kwargs)
-        if event == "return":
-            count()
-        return answer
-
-    setattr(owner, name, run)
 
 
 def _promote(agent: Agent, records: Sequence[EvalRecord], asked: dict[str, Any]) -> None:
@@ -190,7 +165,7 @@ def _serve(file: Path) -> None:
                 os.dup2(2, 1)
                 if asked["die"]:
                     function, event, times = asked["die"].split()
-                    _deadly(function, event, int(times))
+                    deadly(function, event, int(times))
                 time.sleep(max(0, start - time.time()))
                 JOBS[asked["job"]](agent, records, asked)
                 os._exit(0)

@@ -18,8 +18,7 @@ from lifecycle_assets.runner import Runner
 from tests.building import World
 
 _SCRIPT = """
-import importlib, json, os, signal, sys
-from functools import wraps
+import json, os, sys
 from pathlib import Path
 import deltalake, duckdb, matplotlib, mlflow.genai, pandas, scipy.stats
 from lifecycle_assets.component import agent_definitions
@@ -28,35 +27,12 @@ from lifecycle_assets.home import open_instance
 from lifecycle_assets.spec_file import read_agent
 from resources.platform import Platform
 from resources.worker import WorkerFailed, run_worker
+from tests.deadly import deadly
 
 try:  # The source of workers is there from now on, and shared by all that is forked below.
     run_worker("nothing", {}, platform=Platform.from_env(), progress=print)
 except WorkerFailed:
     pass
-
-
-def deadly(function, event, times):
-    module, _, path = function.partition(":")
-    owner_path, _, name = path.rpartition(".")
-    owner = importlib.import_module(module)
-    owner = getattr(owner, owner_path) if owner_path else owner
-    real, left = getattr(owner, name), [times]
-
-    def count():
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    @wraps(real)
-    def run(*args, **kwargs):
-        if event == "call":
-            count()
-        answer = real(*args, **kwargs)
-        if event == "return":
-            count()
-        return answer
-
-    setattr(owner, name, run)
 
 
 for line in sys.stdin:

@@ -84,6 +84,39 @@ def test_of_many_first_claims_one_ledger_and_one_move_remain(platform: Platform,
     assert (entry.number, entry.done) == (1, False)
 
 
+def test_a_claim_in_the_middle_of_a_reading_does_not_look_like_a_ledger_that_was_changed(
+    platform: Platform, agent: Agent
+) -> None:
+    """A store reads a run's parameters and tags one after the other, and another process claims in between."""
+    from sqlalchemy import Engine, event
+
+    ledger, number, reading, left = MlflowAliasLedger(platform), 1, False, 0
+    assert ledger.claim(agent, number, a_move("move 1"))
+
+    def interrupt(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal number, reading, left
+        if not reading or not statement.startswith("SELECT"):
+            return
+        left -= 1
+        if left == 0:
+            reading = False
+            number += 1
+            assert ledger.claim(agent, number, a_move(f"move {number}"))
+
+    event.listen(Engine, "before_cursor_execute", interrupt)
+    try:
+        for statement in range(1, 100):
+            before, reading, left = number, True, statement
+            entries = ledger.entries(agent)
+            assert len(entries) in (before, number)
+            if reading:
+                break
+    finally:
+        event.remove(Engine, "before_cursor_execute", interrupt)
+    assert number > 3, "no claim ever fell into a reading: that proves nothing"
+    assert [entry.number for entry in ledger.entries(agent)] == list(range(1, number + 1))
+
+
 def test_a_claim_may_be_repeated_and_is_never_overwritten(platform: Platform, agent: Agent) -> None:
     ledger = MlflowAliasLedger(platform)
     assert ledger.claim(agent, 1, a_move("mine"))

@@ -308,7 +308,7 @@ class TestChampionDrift:
         assert len(receiver.received) == 1
 
 
-QUIET_STATEMENTS = 60
+QUIET_STATEMENTS = 45
 """SQL statements of a quiet tick, MLflow's and Dagster's together."""
 
 

@@ -12,7 +12,7 @@ and whose maker is gone is removed, and the finished one is kept. Nothing else i
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,13 @@ class UnityModelRegistry(MlflowModelRegistry):
 
     worker_seconds = 1800
 
-    def versions(self, name: str) -> list[RegisteredVersion]:
+    def versions(self, name: str, *, anew: Collection[str] = ()) -> list[RegisteredVersion]:
         """See `ModelRegistry.versions`. One request a version, as a search tells no tags."""
         with explained(self._platform.tracking_uri):
             hits, found = self._hits(name), {}
             for hit in hits:
                 seen = _seen.get(self._key(hit))
-                if seen is not None:
+                if seen is not None and seen.version not in anew:
                     found[seen.version] = seen
             for version in self._read(name, [hit for hit in hits if str(hit.version) not in found]):
                 described = described_version(version)
