@@ -20,7 +20,8 @@ from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent, find_agents
 from resources.platform import Platform
 from resources.sql_engine import DuckDbEngine
-from resources.tables import KEYS, PARTITION, TABLES, VIEWS
+from resources.tables import KEYS, PARTITION, TABLES
+from resources.views import VIEWS
 from sensors.registry import agent_sensors
 
 PAGE = Path(__file__).resolve().parent / "reference.md"

@@ -2,8 +2,8 @@
 
 Lives here: the pydantic models of `attributes`, with every field described and bounded.
 Add here: a field when a user must decide something; give it a description and a default that is safe.
-Not here: what a release must reach (`spec_release.py`), where it runs (`spec_runtime.py`), reading files and turning
-errors into sentences (`spec_file.py`).
+Not here: what a release must reach (`spec_release.py`), production (`spec_monitoring.py`), where it runs
+(`spec_runtime.py`), reading files and turning errors into sentences (`spec_file.py`).
 """
 
 from typing import Any, Literal, Self
@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lifecycle_assets.spec_base import Line, Name, Strict
+from lifecycle_assets.spec_monitoring import Anomalies, ArchivePolicy, BackfillPolicy, Monitoring
 from lifecycle_assets.spec_release import AGGREGATIONS, Gate, Rollback, Shadow
 from lifecycle_assets.spec_runtime import Compute, Deployment, Tracing
 
@@ -82,48 +83,15 @@ class Scorer(Strict):
     filter: str = Field(default="", description="MLflow trace filter; only matching traces are scored.")
     cost_per_call: float = Field(default=0.0, ge=0, description="USD one call costs; used by backfill budgets.")
     level: Literal["trace", "session"] = Field(
-        default="trace", description="What one call looks at: trace, or a whole session (only on Databricks)."
+        default="trace", description="What one call looks at: a trace, or a whole session once it is complete."
+    )
+    timeout_seconds: float = Field(
+        default=60, gt=0, le=3600, description="Seconds one call may take in production; then it counts as failed."
     )
     requires: str = Field(
         default="",
         description="Environment variable without which the scorer is left out, such as LIFECYCLE_JUDGE_MODEL.",
     )
-
-
-class Redact(Strict):
-    """Text that never reaches a table."""
-
-    pattern: str = Field(description="Regular expression.")
-    replacement: str = Field(default="[redacted]", description="What stands there instead.")
-
-
-class ArchivePolicy(Strict):
-    """How production traces are kept."""
-
-    table_prefix: str = Field(default="", pattern=r"^[a-z0-9_]*$", description="Before each table; default <name>_.")
-    settle_minutes: float = Field(default=5, ge=0, description="A trace is taken this long after its last event.")
-    late_days: int = Field(default=7, ge=0, le=90, description="Days back in which late assessments are looked for.")
-    redact: list[Redact] = Field(default_factory=list, description="Applied to every text before it is written.")
-    retention_days: int | None = Field(default=None, ge=1, description="Days kept; null keeps all.")
-    start_date: str = Field(
-        default="2025-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="First day of the partitions, UTC."
-    )
-
-
-class Monitoring(Strict):
-    """How the workspace's production monitoring runs the scorers. The local platform scores when it is asked to."""
-
-    every_minutes: int | None = Field(
-        default=None, ge=1, le=60, description="Minutes between two runs on Databricks; null leaves it as it is."
-    )
-
-
-class BackfillPolicy(Strict):
-    """How far and how dear a scorer backfill may go."""
-
-    lookback_days: int = Field(default=30, ge=1, le=365, description="Oldest day a backfill reaches, in days.")
-    max_cost_usd: float = Field(default=5.0, ge=0, description="USD the sensor may spend for one change.")
-    max_traces: int = Field(default=10_000, ge=1, description="Traces the sensor may score for one change.")
 
 
 class LabelSchema(Strict):
@@ -213,6 +181,7 @@ class AgentSpec(Strict):
     shadow: Shadow = Field(default_factory=Shadow)
     tracing: Tracing = Field(default_factory=Tracing)
     compute: Compute = Field(default_factory=Compute)
+    anomalies: Anomalies = Field(default_factory=Anomalies)
     alerts: Alerts = Field(default_factory=Alerts)
 
     @field_validator("scorers")

@@ -21,7 +21,8 @@ from lifecycle_assets.refused import Refused
 from resources.delta_table import open_table, storage
 from resources.platform import Platform
 from resources.sql_guard import refuse_unless_query, wrong_sql
-from resources.tables import PARTITION, TABLES, VIEWS, arrow_schema
+from resources.tables import PARTITION, TABLES, arrow_schema
+from resources.views import VIEWS
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,7 +13,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
-from resources.tables import TABLES, VIEWS
+from resources.tables import TABLES
+from resources.views import VIEWS
 
 if TYPE_CHECKING:
     import duckdb

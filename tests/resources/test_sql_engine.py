@@ -10,7 +10,8 @@ from lifecycle_assets.refused import Refused
 from resources.archive import DeltaArchive
 from resources.platform import Platform
 from resources.sql_engine import DuckDbEngine
-from resources.tables import TABLES, VIEWS
+from resources.tables import TABLES
+from resources.views import VIEWS
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 
 

@@ -28,7 +28,8 @@ from resources.databricks.sql.statements import StatementFailed, run_statement, 
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.row_changes import Written
-from resources.tables import TABLES, VIEWS, columns
+from resources.tables import TABLES, columns
+from resources.views import VIEWS
 from resources.worker import Progress
 
 _MERGE_SECONDS = 1800.0

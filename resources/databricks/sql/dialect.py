@@ -17,7 +17,8 @@ from lifecycle_assets.refused import Refused
 from resources.databricks.sql.query_guard import refuse_unless_reading
 from resources.databricks.sql.query_parse import parsed
 from resources.sql_guard import wrong_sql
-from resources.tables import TABLES, VIEWS
+from resources.tables import TABLES
+from resources.views import VIEWS
 
 if TYPE_CHECKING:
     from sqlglot import exp

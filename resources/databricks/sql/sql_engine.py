@@ -18,7 +18,8 @@ from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine, SqlResult
-from resources.tables import TABLES, VIEWS
+from resources.tables import TABLES
+from resources.views import VIEWS
 
 _SHOW = re.compile(r"\s*SHOW\s+(ALL\s+)?TABLES\s*;?\s*", re.IGNORECASE)
 _ABSENT = re.compile(r"cannot be found|does not exist|not found", re.IGNORECASE)
