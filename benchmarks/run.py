@@ -1,147 +1,224 @@
-"""Ratios, side by side in one run: `python -m benchmarks.run [JOB ...]`.
+"""Ratios, side by side in one run: `python -m benchmarks.run [JOB ...] [--corpus HOME] [--n N] [--rounds R]`.
 
-Lives here: the jobs, measuring them in turn as whole processes, writing `results.json` and `docs/benchmarks.md`.
-Add here: a job with its baseline.
-Not here: assertions on time; a number is compared with its neighbour, never with a clock.
+Lives here: finding the jobs, running their sides in turn, the rows of `results.json`.
+Add here: a column of `results.json`.
+Not here: jobs (a module each), what a side is given (`job.py`), the page (`page.py`), traces (`corpus.py`).
 
-Baseline and ours alternate, so that a machine that slows down slows both. Peak memory is the operating system's
-figure for the largest process of a run.
+Sides alternate, each a process of its own: a machine that slows down slows all of them. Of every side the median
+counts. Memory is the peak above what the process held when its
+timed work began. With `--corpus` the store of that home is read (a copy of it), whoever made it.
 """
 
+import argparse
+import importlib
 import json
 import os
+import pkgutil
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+import benchmarks
+from benchmarks.job import Job, Measured, Side, Turn, clean_environment
+from benchmarks.server import mlflow_server
+from benchmarks.stores import Part, copied, copy_of, newest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
+SLOW_S = 60.0
+"""A baseline slower than this is measured once."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """Two commands that do the same; `meaning` says what is compared, `goal` the ratio that is wanted."""
-
-    name: str
-    meaning: str
-    goal: str
-    baseline: list[str]
-    ours: list[str]
-    rounds: int
-
-
-def _python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-def _execute(job: str) -> list[str]:
-    return [sys.executable, "-m", "dagster", "job", "execute", "-m", "benchmarks.locations", "-a", "release", "-j", job]
-
-
-JOBS = [
-    Job(
-        "load",
-        "Loading the code location with docs_agent, against loading an empty one; each in a fresh process.",
-        "at most 1.5 times the empty one",
-        _python("from benchmarks.locations import empty; empty().get_repository_def()"),
-        _python("from lifecycle_assets.definitions import defs; defs().get_repository_def()"),
-        7,
-    ),
-    Job(
-        "release",
-        "A release of seven steps that only import mlflow: Dagster's default multiprocess executor against in process.",
-        "several times as fast as the default",
-        _execute("multiprocess"),
-        _execute("in_process"),
-        3,
-    ),
-]
-
-
-def measure(command: list[str], home: str) -> tuple[float, float]:
-    """Wall seconds and peak memory (MB) of one run of `command`. Raises when it fails."""
-    with tempfile.TemporaryFile("w+") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "DAGSTER_HOME": home}, stdout=output, stderr=output
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            raise RuntimeError(f"{' '.join(command[:6])} failed:\n{output.read()[-2000:]}")
-    return seconds, usage.ru_maxrss / 1024
-
-
-def compare(job: Job) -> dict[str, object]:
-    """Run baseline and ours in turn, one uncounted round first, and return the row of `results.json`."""
-    seconds: dict[str, list[float]] = {"baseline": [], "ours": []}
-    memory: dict[str, list[float]] = {"baseline": [], "ours": []}
-    with tempfile.TemporaryDirectory() as home:
-        (Path(home) / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
-        for round_number in range(job.rounds + 1):
-            for side, command in (("baseline", job.baseline), ("ours", job.ours)):
-                taken, peak = measure(command, home)
-                if round_number:
-                    seconds[side].append(taken)
-                    memory[side].append(peak)
-            print(f"{job.name}: round {round_number} of {job.rounds}", flush=True)
-    baseline, ours = statistics.median(seconds["baseline"]), statistics.median(seconds["ours"])
-    print(f"{job.name}: baseline {baseline:.2f} s, ours {ours:.2f} s, ratio {baseline / ours:.2f}", flush=True)
-    return {
-        "job": job.name,
-        "n": job.rounds,
-        "baseline_s": round(baseline, 3),
-        "ours_s": round(ours, 3),
-        "ratio": round(baseline / ours, 2),
-        "limit_fraction": None,
-        "baseline_rss_mb": round(statistics.median(memory["baseline"])),
-        "ours_rss_mb": round(statistics.median(memory["ours"])),
-        "spread_s": {side: [round(min(found), 3), round(max(found), 3)] for side, found in seconds.items()},
-    }
-
-
-def write_page(rows: list[dict[str, object]]) -> None:
-    """The table people read."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Made by `make bench`: baseline and ours in turn, in one run, as whole processes; medians. Read the ratios:",
-        "the seconds are those of the machine it ran on.",
-        "",
-        "| job | what is compared | goal | baseline s | ours s | baseline / ours |",
-        "| --- | --- | --- | --- | --- | --- |",
+def jobs() -> list[Job]:
+    """All jobs, by name, from every module of this folder that has `JOBS`."""
+    found = [
+        job
+        for module in pkgutil.iter_modules(benchmarks.__path__)
+        for job in getattr(importlib.import_module(f"benchmarks.{module.name}"), "JOBS", ())
     ]
-    by_name = {job.name: job for job in JOBS}
-    for row in rows:
-        job = by_name[str(row["job"])]
-        lines.append(
-            f"| {job.name} | {job.meaning} | {job.goal} | {row['baseline_s']} | {row['ours_s']} | {row['ratio']} |"
+    return sorted(found, key=lambda job: job.name)
+
+
+def run_side(side: Side, turn: Turn) -> list[Measured]:
+    """Call a side in a fresh process and return what it measured. Raises `RuntimeError` with its output on failure."""
+    turn.folder.mkdir(parents=True, exist_ok=True)
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(turn).items()}
+    command = [sys.executable, "-m", "benchmarks.side", f"{side.__module__}:{side.__name__}", json.dumps(given)]
+    environment = clean_environment(turn.folder, turn.uri)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{side.__module__}.{side.__name__} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return [Measured(**found) for found in json.loads(done.stdout.splitlines()[-1])]
+
+
+class Group:
+    """Jobs with the same baseline, corpus and preparation, measured in the same rounds."""
+
+    def __init__(self, members: Sequence[Job], corpus: Path | None, scratch: Path, rounds: int | None) -> None:
+        self.jobs, self.corpus, self.scratch = members, corpus, scratch
+        self.first = members[0]
+        self.rounds = rounds or max(job.rounds for job in members)
+        every = (side for job in members for side in (job.baseline, job.ours, job.limit) if side)
+        self.sides = list(dict.fromkeys(every))
+            dict.fromkeys(side for job in members for side in (job.baseline, job.ours, job.limit) if side)
         )
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self.found: dict[Side, list[list[Measured]]] = {side: [] for side in self.sides}
+        self.part = newest(corpus, self.first.most) if corpus else Part("", 0, 0, 0)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Run all rounds and return a row of `results.json` for each job."""
+        names = ", ".join(job.name for job in self.jobs)
+        with ExitStack() as stack:
+            uri = f"sqlite:///{self.corpus}" if self.corpus else "sqlite://"
+            if self.corpus and self.first.workers:
+                store = stack.enter_context(copied(self.corpus, self.scratch))
+                uri = stack.enter_context(mlflow_server(store, self.first.workers, self.scratch))
+            print(f"{names}: {self.part.n:,} traces, {self.rounds} rounds", flush=True)
+            shared = self.prepare(uri)
+            for number in range(self.rounds):
+                for side in self.sides:
+                    if not (side is self.first.baseline and self.is_slow()):
+                        self.turn(side, uri, shared)
+                print(f"{names}: round {number + 1} of {self.rounds}: {self.last()}", flush=True)
+        return [self.row(job) for job in self.jobs]
+
+    def prepare(self, uri: str) -> Path | None:
+        """What the sides share, made once for all jobs with the same preparation."""
+        side = self.first.prepare
+        if side is None:
+            return None
+        folder = self.scratch / f"{side.__module__}_{side.__name__}_{self.part.since_ms}"
+        if not folder.exists():
+            run_side(side, self.given(folder, self.corpus or folder / "mlflow.db", uri))
+        return folder
+
+    def given(self, folder: Path, store: Path, uri: str, shared: Path | None = None) -> Turn:
+        """What a side is told."""
+        return Turn(folder=folder, store=store, uri=uri, shared=shared, **asdict(self.part))
+
+    def turn(self, side: Side, uri: str, shared: Path | None) -> None:
+        """One side, once, in a folder (and, where it writes, with a store) of its own."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as name:
+            folder = Path(name) / "home"
+            store = self.corpus or folder / "mlflow.db"
+            if self.corpus and self.first.writes and not self.first.workers:
+                store = copy_of(self.corpus, Path(name))
+                uri = f"sqlite:///{store}"
+            self.found[side].append(run_side(side, self.given(folder, store, uri, shared)))
+
+    def is_slow(self) -> bool:
+        """Whether the baseline was measured and took too long to be measured again."""
+        found = self.found[self.first.baseline]
+        return bool(found) and sum(block.seconds for block in found[0]) > SLOW_S
+
+    def last(self) -> str:
+        """The last seconds of each side, for the one who waits."""
+        return ", ".join(f"{side.__name__} {self.seconds(runs[-1]):.3f} s" for side, runs in self.found.items())
+
+    def seconds(self, blocks: Iterable[Measured]) -> float:
+        """The median block of one process, for all traces."""
+        return statistics.median(
+            block.seconds * (self.part.n / block.traces if block.traces else 1) for block in blocks
+        )
+
+    def row(self, job: Job) -> dict[str, Any]:
+        """What `results.json` says of a job."""
+        times = {side: [self.seconds(run) for run in runs] for side, runs in self.found.items()}
+        memory = {
+            side: statistics.median(max(b.rss_mb for b in run) for run in runs) for side, runs in self.found.items()
+        }
+        baseline, ours = statistics.median(times[job.baseline]), statistics.median(times[job.ours])
+        limit = statistics.median(times[job.limit]) / ours if job.limit else None
+        handled = {blocks.traces for run in self.found[job.baseline] for blocks in run}
+        row = {
+            "job": job.name,
+            "n": self.part.n,
+            "baseline_s": round(baseline, 6),
+            "ours_s": round(ours, 6),
+            "ratio": round(baseline / ours, 3),
+            "limit_fraction": limit and round(limit, 3),
+            "baseline_rss_mb": round(memory[job.baseline]),
+            "ours_rss_mb": round(memory[job.ours]),
+            "baseline_spread_s": [round(min(times[job.baseline]), 6), round(max(times[job.baseline]), 6)],
+            "ours_spread_s": [round(min(times[job.ours]), 6), round(max(times[job.ours]), 6)],
+            "baseline_sample": min(handled),
+        }
+        part = f", {limit:.0%} of the limit" if limit else ""
+        print(f"{job.name}: baseline {baseline:.3f} s, ours {ours:.3f} s, ratio {baseline / ours:.2f}{part}, ", end="")
+        print(f"memory {row['baseline_rss_mb']} / {row['ours_rss_mb']} MB", flush=True)
+        return row
+
+
+def _peak(blocks: Iterable[Measured]) -> float:
+    return max(block.rss_mb for block in blocks)
+
+
+def groups(wanted: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that can share rounds, together."""
+
+    def sharing(job: Job) -> tuple[Any, ...]:
+        prepared = job.prepare.__qualname__ if job.prepare else ""
+        side = f"{job.baseline.__module__}.{job.baseline.__name__}"
+        return side, prepared, job.most or 0, job.workers, job.writes, job.corpus
+
+    return [list(members) for _, members in groupby(sorted(wanted, key=sharing), key=sharing)]
+
+
+def measure(wanted: Sequence[Job], corpus: Path | None, n: int, rounds: int | None) -> list[dict[str, Any]]:
+    """Rows of `results.json` for the jobs, on a corpus of `n` traces or on a copy of the store below `corpus`."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="lifecycle-bench-") as name:
+        scratch, store = Path(name), None
+        if any(job.corpus for job in wanted):
+            store = scratch / "corpus" / "mlflow.db"
+            if corpus:
+                store.parent.mkdir()
+                shutil.copyfile(corpus / "mlflow.db", store)
+            else:
+                command = [sys.executable, "-m", "benchmarks.corpus", str(store.parent), str(n)]
+                subprocess.run(command, cwd=ROOT, env=clean_environment(store.parent, f"sqlite:///{store}"), check=True)
+        for members in groups(wanted):
+            rows += Group(members, store if members[0].corpus else None, scratch, rounds).measure()
+    return rows
 
 
 def main() -> None:
-    """Measure the named jobs, or all."""
-    wanted = sys.argv[1:] or [job.name for job in JOBS]
-    unknown = sorted(set(wanted) - {job.name for job in JOBS})
+    """Measure the named jobs, or all, and write `results.json` and the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="which to measure (default: all)")
+    parser.add_argument("--corpus", type=Path, help="home of a platform whose mlflow.db is the corpus")
+    parser.add_argument("--n", type=int, default=50_000, help="traces of the corpus made otherwise")
+    parser.add_argument("--rounds", type=int, help="times each side is measured (default: as the job says)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="where the rows go (elsewhere no page is made)"
+    )
+    asked = parser.parse_args()
+    every = jobs()
+    unknown = sorted(set(asked.jobs) - {job.name for job in every})
     if unknown:
-        sys.exit(f"No job {', '.join(unknown)}; there are {', '.join(job.name for job in JOBS)}.")
-    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    rows = {row["job"]: row for row in kept}
-    for job in JOBS:
-        if job.name in wanted:
-            rows[job.name] = compare(job)
-            RESULTS.write_text(json.dumps(list(rows.values()), indent=2) + "\n", encoding="utf-8")
-    write_page([rows[job.name] for job in JOBS if job.name in rows])
+        sys.exit(f"No job {', '.join(unknown)}; there are {', '.join(job.name for job in every)}.")
+    if asked.corpus and not (asked.corpus / "mlflow.db").is_file():
+        sys.exit(f"{asked.corpus} has no mlflow.db; make one with python -m benchmarks.corpus {asked.corpus} 1000.")
+    wanted = [job for job in every if not asked.jobs or job.name in asked.jobs]
+    kept = json.loads(asked.results.read_text(encoding="utf-8")) if asked.results.exists() else []
+    rows = {row["job"]: row for row in kept if row["job"] in {job.name for job in every}}
+    rows |= {row["job"]: row for row in measure(wanted, asked.corpus, asked.n, asked.rounds)}
+    listed = [rows[job.name] for job in every if job.name in rows]
+    asked.results.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    if asked.results == RESULTS:
+        from benchmarks.page import write_page
+
+        write_page(listed, every)
 
 
 if __name__ == "__main__":
+    os.chdir(ROOT)
     main()

@@ -75,3 +75,4 @@ def agent_definitions(agent: Agent) -> dg.Definitions:
         sensors=agent_sensors(agent),
         resources=GATEWAYS,
     )
+

@@ -53,6 +53,7 @@ def lifecycle_asset(
         ]
         return dg.asset(
             key=key,
+            description=inspect.getdoc(fn),
             deps=[dg.AssetKey([agent, name]) for name in deps],
             group_name=group,
             kinds=kinds,
@@ -84,6 +85,7 @@ def _refusing(fn: Callable[..., dg.MaterializeResult | None], key: dg.AssetKey) 
     signature = inspect.signature(fn)
     run.__signature__ = signature.replace(return_annotation=inspect.Signature.empty)  # ty: ignore[missing-attribute]
     run.__annotations__ = {name: value for name, value in fn.__annotations__.items() if name != "return"}
+    run.__doc__ = None  # It is the description: Dagster would parse it for parameters, which an asset does not have.
     del run.__wrapped__
     return run
 

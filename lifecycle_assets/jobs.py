@@ -31,7 +31,7 @@ REVIEW = ("labeling_session", "human_labels", "judge_agreement")
 
 ROLLBACK = ("champion_alias", "deployment")
 
-JOBS = ("release", "monitor", "scorer_backfill", "labeling", "rollback", SHADOW)
+JOBS = ("release", "monitor", "scorer_backfill", "labeling", "rollback", SHADOW, "upkeep")
 """Names of the jobs, each after the agent's name."""
 
 LATE_HOUR = 3
@@ -50,6 +50,7 @@ def agent_jobs(agent: Agent) -> list[Any]:
             description="Score and archive one day of production traces, and compute its numbers.",
         ),
         _job(agent, "scorer_backfill", MONITOR[1:], "Score days again with the scorers' current versions."),
+        _job(agent, "upkeep", ("archive_upkeep",), "Keep the tables quick and small, and remove what is too old."),
         _job(agent, "labeling", REVIEW, "Open a labeling session, or sync what reviewers said."),
         _job(
             agent,
@@ -136,7 +137,21 @@ def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
             run_config=dg.RunConfig(ops={f"{agent.name}__labeling_session": {"config": config}}),
         )
 
-    return [monitor_hourly, labeling_weekly]
+    @dg.schedule(
+        name=f"{agent.name}_upkeep_daily",
+        job_name=f"{agent.name}_upkeep",
+        cron_schedule="20 4 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Upkeep of the tables, once the late days of the night are archived.",
+    )
+    def upkeep_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        archived = dg.AssetKey([agent.name, "archived_traces"])
+        if context.instance.get_latest_materialization_event(archived) is None:
+            return dg.SkipReason(f"Nothing is archived yet: run {agent.name}_monitor first.")
+        return dg.RunRequest(run_key=f"upkeep:{context.scheduled_execution_time:%Y-%m-%d}")
+
+    return [monitor_hourly, labeling_weekly, upkeep_daily]
 
 
 def days_due(now: datetime, late_days: int, settle: timedelta) -> list[str]:

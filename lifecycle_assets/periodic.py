@@ -20,6 +20,7 @@ import dagster as dg
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.jobs import MONITOR, days_due
+from lifecycle_assets.monitoring.backfill_plan import MAX_DAYS
 from lifecycle_assets.records import ChampionRecord, Record, ScorersRecord, SessionRecord, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION
@@ -32,9 +33,6 @@ from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.gateways import GATEWAYS
 from resources.platform import Platform
-
-MAX_DAYS = 400
-"""Days of one backfill at most."""
 
 LOGS = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 

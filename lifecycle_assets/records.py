@@ -249,6 +249,21 @@ class ArchiveRecord(Record):
 
 
 @dataclass(frozen=True)
+class UpkeepRecord(Record):
+    """One upkeep of the tables: files they have now, days rewritten, files deleted, rows removed as too old.
+
+    And of MLflow's own store: traces that left it, and days that were due and have to wait.
+    """
+
+    files: int
+    rewritten_days: int
+    deleted_files: int
+    removed_rows: int
+    released_traces: int
+    waiting_days: int
+
+
+@dataclass(frozen=True)
 class SessionRecord(Record):
     """A labeling session: id, name, its traces, the champion version it was opened under, and why."""
 

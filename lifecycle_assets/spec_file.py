@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -22,6 +22,7 @@ from lifecycle_assets.spec import AgentSpec
 
 COMPONENT_TYPE = "lifecycle_assets.component.AgentLifecycle"
 DEFS_FOLDER = Path(__file__).parent / "defs"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
 def read_agent(file: Path) -> Agent:
     """The agent declared in `file`. Raises `Refused` when it is not YAML or not a valid declaration."""
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 both are safe
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
@@ -96,6 +97,27 @@ def find_agents(root: Path = DEFS_FOLDER) -> list[Agent]:
             )
         agents[agent.name] = agent
     return [agents[name] for name in sorted(agents)]
+
+
+def only_agents(agents: Sequence[Agent], root: Path = DEFS_FOLDER) -> bool:
+    """Whether `root` declares nothing but these agents: no definitions in Python, no other component, no post-processing.
+
+    Files inside an agent's folder are the agent's own.
+    """
+    for agent in agents:
+        declared = (agent.folder / "defs.yaml").read_text(encoding="utf-8")
+        if set(re.findall(r"^([^\s#].*?)\s*(?::|$)", declared, re.MULTILINE)) != {"type", "attributes"}:
+            return False
+    folders = {agent.folder for agent in agents}
+    return all(_is_agents_only(folder, folders) for folder in root.iterdir())
+
+
+def _is_agents_only(path: Path, folders: Set[Path]) -> bool:
+    if path in folders or path.name == "__pycache__" or path.name.startswith("."):
+        return True
+    if path.is_dir():
+        return all(_is_agents_only(inside, folders) for inside in path.iterdir())
+    return path.name == "__init__.py" and not path.read_text(encoding="utf-8").strip()
 
 
 def dataset_rows(path: Path) -> list[dict[str, Any]]:

@@ -218,17 +218,17 @@ class MlflowAliasLedger(AliasLedger):
         tags = {marks.AGENT: agent.name, marks.STEP: "ledger", LEDGER: run_id, "mlflow.note.content": about}
         failure: MlflowException | None = None
         try:
-            client.create_experiment(self._name(agent), tags=tags)
+            client.create_experiment(deciding_experiment(agent), tags=tags)
         except MlflowException as error:  # There already, or made and the answer lost: the experiment knows.
             failure = error
         winner = self._elected(client, agent)
         if winner is None:
-            raise failure or RuntimeError(f"experiment {self._name(agent)} was made and is not there")
+            raise failure or RuntimeError(f"experiment {deciding_experiment(agent)} was made and is not there")
         return winner
 
     def _elected(self, client: "MlflowClient", agent: Agent) -> str | None:
         """The run that the deciding experiment names; None when there is no such experiment."""
-        name = self._name(agent)
+        name = deciding_experiment(agent)
         found = client.get_experiment_by_name(name)
         if found is None:
             return None
@@ -256,11 +256,14 @@ class MlflowAliasLedger(AliasLedger):
         """Unity Catalog takes no dots in the names of tags."""
         return LEDGER.replace(".", "_") if self._platform.is_databricks else LEDGER
 
-    @staticmethod
-    def _name(agent: Agent) -> str:
-        """Beside the agent's experiment: on Databricks names are paths in the workspace."""
-        folder, slash, _ = agent.spec.experiment.rpartition("/")
-        return f"{folder}{slash}{agent.spec.model_name}.ledger"
+
+def deciding_experiment(agent: Agent) -> str:
+    """Name of the experiment whose tag says which run is the ledger.
+
+    Beside the agent's own: on Databricks names are paths in the workspace.
+    """
+    folder, slash, _ = agent.spec.experiment.rpartition("/")
+    return f"{folder}{slash}{agent.spec.model_name}.ledger"
 
 
 def _read(run: "Run") -> list[Entry]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
 from resources.explain import explained
+from resources.table_faults import require_no_lost_log, require_sound, sound
 from resources.tables import PARTITION, arrow_schema, columns
 
 if TYPE_CHECKING:
@@ -30,14 +31,18 @@ def open_table(uri: str) -> "DeltaTable | None":
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
-    try:
-        return DeltaTable(uri)
-    except TableNotFoundError:
-        # delta-rs says the same of a folder it may not look into and of a log that lost its files.
-        log = Path(uri.removeprefix("file://")) / "_delta_log"
-        if "://" not in uri.removeprefix("file://") and log.exists() and any(log.glob("*.json")):
-            raise
-        return None
+    with sound(uri):
+        try:
+            target = DeltaTable(uri)
+        except TableNotFoundError:
+            # delta-rs says the same of a folder it may not look into and of a log that lost its files.
+            log = Path(uri.removeprefix("file://")) / "_delta_log"
+            if "://" not in uri.removeprefix("file://") and log.exists() and any(log.glob("*.json")):
+                raise
+            require_no_lost_log(uri)
+            return None
+        require_sound(target, uri)
+        return target
 
 
 @contextmanager
@@ -45,7 +50,7 @@ def storage(where: str) -> Generator[None]:
     """Turn faults of the storage inside the block into `Refused`; everything else passes unchanged."""
     from deltalake.exceptions import DeltaError
 
-    with explained(where):
+    with explained(where), sound(where):
         try:
             yield
         except (DeltaError, OSError) as error:

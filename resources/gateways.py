@@ -11,8 +11,10 @@ from types import MappingProxyType
 import dagster as dg
 
 from resources.alias_ledger import AliasLedger, MlflowAliasLedger
-from resources.archive import Archive, DeltaArchive
+from resources.archive import Archive
 from resources.compute import Compute, LocalCompute
+from resources.delta_upkeep import DeltaUpkeep
+from resources.delta_archive import DeltaArchive
 from resources.deployer import Deployer
 from resources.evaluator import Evaluator, MlflowEvaluator
 from resources.labeling_desk import LabelingDesk, MlflowLabelingDesk
@@ -24,6 +26,7 @@ from resources.scoring import LocalScoring, Scoring
 from resources.sql_engine import DuckDbEngine, SqlEngine
 from resources.trace_store import MlflowTraceStore, TraceStore
 from resources.tracing import LocalTracing, Tracing
+from resources.upkeep import Upkeep
 from resources.webhook_deployer import LaptopDeployer
 
 
@@ -186,6 +189,19 @@ class TracingResource(dg.ConfigurableResource):
         return LocalTracing(platform)
 
 
+class UpkeepResource(dg.ConfigurableResource):
+    """The upkeep of this process's platform."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Upkeep:
+        """Opens nothing yet: the tables are opened by what is done."""
+        platform = Platform.from_env()
+        if platform.is_databricks:
+            from resources.databricks.archive.upkeep import WarehouseUpkeep
+
+            return WarehouseUpkeep(platform)
+        return DeltaUpkeep(platform)
+
+
 GATEWAYS = MappingProxyType(
     {
         "archive": ArchiveResource(),
@@ -201,6 +217,7 @@ GATEWAYS = MappingProxyType(
         "sql": SqlEngineResource(),
         "traces": TraceStoreResource(),
         "tracing": TracingResource(),
+        "upkeep": UpkeepResource(),
     }
 )
 """Resource key to resource."""

@@ -5,7 +5,8 @@ Add here: a further disguise in which text that a rule names can come.
 Not here: which field becomes which column (`trace_rows.py`), the rules (`archive.redact` in `defs.yaml`).
 
 Text is kept whole, whatever is in it: a lone surrogate becomes U+FFFD, NaN becomes the string "NaN", an attribute
-that is not JSON becomes a JSON string.
+that is not JSON becomes a JSON string. JSON text that a strict reader takes is kept letter by letter unless a rule
+matches in it.
 """
 
 import json
@@ -13,6 +14,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import orjson
 
 Redaction = Sequence[tuple[re.Pattern[str], str]]
 """Rules in the order they are applied: what matches is replaced (as in `re.sub`)."""
@@ -54,7 +57,30 @@ class Text:
 
     def payload(self, raw: Any, preview: str | None = None) -> str | None:
         """JSON text of an attribute as MLflow keeps it; without one the preview, which MLflow may have cut off."""
-        return self.plain(preview) if raw is None else self.json(loads(raw))
+        return self.plain(preview) if raw is None else self.kept(raw)
+
+    def kept(self, raw: Any) -> str:
+        """JSON text as it is, redacted; JSON of `raw` where that is no text of plain JSON."""
+        if not is_plain(raw):
+            return self.json(loads(raw))
+        if not self._rules:
+            return raw
+        try:
+            value = json.loads(raw)
+            text = raw if self._walk(value) == value else self.json(value)
+        except (RecursionError, ValueError):
+            return self.json(loads(raw))
+        return self._as_a_whole(text) if self._wide else text
+
+    def members(self, values: Mapping[str, Any]) -> list[str]:
+        """Members of a JSON object, each kept or redacted, in the order of their text."""
+        named = {self.plain(str(key)) or "": value for key, value in values.items()}
+        return sorted(f"{json.dumps(key, ensure_ascii=False)}: {self.kept(value)}" for key, value in named.items())
+
+    def whole(self, members: Sequence[str]) -> str:
+        """A JSON object of its members; rules with a double quote in them meet it as a whole."""
+        text = self.clean("{" + ", ".join(members) + "}")
+        return self._as_a_whole(text) if self._wide else text
 
     def json(self, value: Any, *, whole: bool = False) -> str:
         """JSON text of a value, redacted; with `whole`, 1.0 is written as 1."""
@@ -103,6 +129,17 @@ class Text:
         for pattern, replacement in rules:
             text = pattern.sub(replacement, text)
         return text
+
+
+def is_plain(raw: Any) -> bool:
+    """Whether `raw` is text of JSON in the strict sense: no NaN, no number beyond a double, no half of a surrogate."""
+    if not isinstance(raw, str):
+        return False
+    try:
+        orjson.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def loads(raw: Any) -> Any:

@@ -2,16 +2,23 @@
 
 Lives here: comparing rows given with rows held, in DuckDB over Arrow; nothing here opens a table.
 Add here: a further way in which a table follows its source.
-Not here: reading what is held (`delta_table.py`), writing (`archive.py`).
+Not here: what the tables are asked (`archive_tables.py`, `delta_table.py`), writing (`archive_upsert.py`).
+
+Rows held are known by their keys and a 64-bit digest of what they say (DuckDB's `hash`), so memory holds no payload of
+them; that a changed row is taken for the same happens once in 10**19.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resources.tables import KEYS, arrow_schema, columns
+from resources.tables import KEYS, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+DIGEST = "said_digest"
+"""Column of rows held, beside their keys."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +32,67 @@ class Written:
     updated: int
     removed: int = 0
 
+    def __add__(self, other: "Written") -> "Written":
+        return Written(self.inserted + other.inserted, self.updated + other.updated, self.removed + other.removed)
 
-def changes(source: "pa.Table", held: "pa.Table", table: str, trace_ids: list[str]) -> "tuple[pa.Table, Written]":
-    """The rows to write so that `held` says what `source` says, and how many of them are new."""
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows to write: those the table lacks, and those it has otherwise."""
+
+    new: "pa.Table"
+    changed: "pa.Table"
+
+
+def digests(rows: Any, table: str, names: Sequence[str]) -> "pa.Table":
+    """Keys and digest of rows held: a stream of Arrow batches, of which memory holds one at a time.
+
+    Of assessments also `valid`, `updated_at`, and what tells a score of ours.
+    """
+    more = ["trace_id", "assessment_id", "name", "scorer_version", "valid", "updated_at"]
+    kept = more if table == "assessments" else list(KEYS[table])
+    with _compare(source=_typed(rows, table)) as con:
+        return con.sql(f"SELECT {', '.join(kept)}, {_digest(names)} AS {DIGEST} FROM source").to_arrow_table()  # noqa: S608
+
+
+def changes(source: "pa.Table", held: "pa.Table", table: str, names: Sequence[str]) -> Changes:
+    """What of `source` is new to `held` (see `digests`, of the same `names`) or differs.
+
+    A score of ours lands in the table before MLflow has it, so one that is newer there stays.
+    """
+    keys = ", ".join(KEYS[table])
+    newer = " AND NOT (starts_with(held.assessment_id, 'a-') AND held.updated_at > source.updated_at)"
+    differs = f"{_digest(names, 'source')} <> held.{DIGEST}{newer if table == 'assessments' else ''}"
+    schema = arrow_schema(table)
+    with _compare(source=source, held=held) as con:
+        new = con.sql(f"SELECT source.* FROM source ANTI JOIN held USING ({keys})").to_arrow_table()  # noqa: S608
+        changed = con.sql(
+            f"SELECT source.* FROM source JOIN held USING ({keys}) WHERE {differs}"  # noqa: S608
+        ).to_arrow_table()
+    return Changes(new.cast(schema), changed.cast(schema))
+
+
+def gone(source: "pa.Table", held: "pa.Table", trace_ids: Any, published: "pa.Table", *, ours: str) -> "pa.Table":
+    """Keys of valid assessments of these traces that the table holds and MLflow no longer has.
+
+    A score of ours (`ours`: condition on its row) that was never published is not in MLflow yet: it is none of them.
+    """
     import pyarrow as pa
 
-    same = [name for name in columns(table) if name != "archived_at"]
-    listed, keys = ", ".join(same), ", ".join(KEYS[table])
-    with _compare(source=source, held=held, batch=pa.table({"trace_id": pa.array(trace_ids, pa.string())})) as con:
-        differing = f"(SELECT {keys} FROM (SELECT {listed} FROM source EXCEPT SELECT {listed} FROM held))"  # noqa: S608
-        changed = con.sql(f"SELECT source.* FROM source SEMI JOIN {differing} USING ({keys})").to_arrow_table()  # noqa: S608
-        inserted = con.sql(
-            f"SELECT count(*) FROM {differing} ANTI JOIN held USING ({keys})"  # noqa: S608
-        ).fetchall()[0][0]
-        if table == "assessments":
-            gone = con.sql(
-                "SELECT held.* REPLACE (false AS valid) FROM held SEMI JOIN batch USING (trace_id) "
-                "ANTI JOIN source USING (trace_id, assessment_id) WHERE held.valid"
-            ).to_arrow_table()
-            schema = arrow_schema(table)
-            changed = pa.concat_tables([changed.cast(schema), gone.cast(schema)])
-    return changed.cast(arrow_schema(table)), Written(inserted, changed.num_rows - inserted)
+    with _compare(source=source, held=held, published=published, batch=pa.table({"trace_id": trace_ids})) as con:
+        return con.sql(
+            "SELECT trace_id, assessment_id FROM held SEMI JOIN batch USING (trace_id) "  # noqa: S608
+            "ANTI JOIN source USING (trace_id, assessment_id) WHERE valid AND (NOT coalesce("
+            f"{ours}, false) OR (trace_id, assessment_id) IN (SELECT (trace_id, assessment_id) FROM published))"
+        ).to_arrow_table()
+
+
+def without_held(source: "pa.Table", held: "pa.Table", table: str) -> "pa.Table":
+    """The rows of `source` whose key is not in `held`."""
+    import pyarrow.compute as pc
+
+    known = [_joined(rows, table) for rows in (source, held)]
+    return source.filter(pc.invert(pc.is_in(known[0], value_set=known[1])))
 
 
 def replacement(source: "pa.Table", held: "pa.Table", table: str) -> Written:
@@ -65,11 +112,30 @@ def replacement(source: "pa.Table", held: "pa.Table", table: str) -> Written:
     return Written(inserted, updated, removed - updated)
 
 
-def _compare(**tables: "pa.Table") -> Any:
+def _digest(names: Sequence[str], of: str = "") -> str:
+    return "hash(" + ", ".join(f'{of}."{name}"' if of else f'"{name}"' for name in names) + ")"
+
+
+def _joined(rows: "pa.Table", table: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise(*(rows.column(key) for key in KEYS[table]), "\0")
+
+
+def _typed(rows: Any, table: str) -> "pa.RecordBatchReader":
+    """A stream of delta-rs in the types of the table."""
+    import pyarrow as pa
+
+    found, whole = pa.RecordBatchReader.from_stream(rows), arrow_schema(table)
+    return found.cast(pa.schema([whole.field(name) for name in found.schema.names]))
+
+
+def _compare(**tables: Any) -> Any:
     """A DuckDB connection that knows these Arrow tables, and nothing of the disk."""
     import duckdb
 
     con = duckdb.connect(":memory:", config={"threads": 2, "enable_external_access": False})
+    con.execute("SET TimeZone = 'UTC'")
     for name, table in tables.items():
         con.register(name, table)
     return con

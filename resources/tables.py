@@ -118,7 +118,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 """What a table holds once, within a day."""
 
 STATISTICS: dict[str, tuple[str, ...]] = {
-    "traces": ("trace_id", "request_time", "model_id", "session_id"),
+    "traces": ("trace_id", "experiment_id", "request_time", "model_id", "session_id"),
     "spans": ("trace_id",),
     "assessments": ("trace_id", "name"),
     "promotions": ("at",),

@@ -4,12 +4,15 @@ Lives here: which field of a trace becomes which column, and what happens to tex
 Add here: a column of `traces`, `spans` or `assessments` (and its type in `tables.py`).
 Not here: reading traces (`trace_store.py`), text and its redaction (`redaction.py`). Nothing here imports mlflow.
 
-The same trace gives the same rows from SQLite and over HTTP.
+The same trace gives the same rows from SQLite and over HTTP: JSON is kept as the text MLflow has of it, which a
+server writes again in the form of Python's `json.dumps`, as MLflow did when it stored it. The database's reader makes
+the same columns without Python (`span_columns.py`), and comes here for what is out of the ordinary.
 """
 
 import base64
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -25,9 +28,13 @@ OUTCOME = "lifecycle.outcome"
 NOT_APPLICABLE = "not applicable"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Columns of their own, or copies of them (cut off, so that a secret could escape its pattern).
-_OWN_COLUMN = {"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType", "mlflow.traceRequestId"}
-_COPIES = {"mlflow.traceInputs", "mlflow.traceOutputs"}
+OWN_COLUMN = ("mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType", "mlflow.traceRequestId")
+"""Attributes of a span that have a column of their own."""
+
+COPIES = ("mlflow.traceInputs", "mlflow.traceOutputs")
+"""Metadata of a trace that copies its request and response, cut off, so that a secret could escape its pattern."""
+
+_HEX = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,15 @@ class TraceRows:
 
 def trace_rows(trace: Any, redact: Redaction = ()) -> TraceRows:
     """The rows of one MLflow trace; `archived_at` is the archive's to add. Never raises for what the trace holds."""
-    info, text = trace.info, Text(redact)
+    return rows_of(trace.info, [span.to_dict() for span in trace.data.spans or ()], Text(redact))
+
+
+def rows_of(info: Any, spans: Sequence[Mapping[str, Any]], text: Text) -> TraceRows:
+    """The rows of a trace given as its info and its spans as MLflow keeps them, in JSON."""
     started = instant(info.request_time * 1000)
-    day = started.date() if started else _EPOCH.date()
-    raw = sorted((span.to_dict() for span in trace.data.spans or ()), key=_span_order)
-    root = next((span["attributes"] for span in raw if not span["parent_span_id"]), {})
+    day = day_of(info.request_time)
+    raw = sorted(spans, key=_span_order)
+    root = next(((span.get("attributes") or {}) for span in raw if not span["parent_span_id"]), {})
     tags, metadata = dict(info.tags or {}), dict(info.trace_metadata or {})
     usage, cost = _object(metadata.get("mlflow.trace.tokenUsage")), _object(metadata.get("mlflow.trace.cost"))
     row = {
@@ -62,15 +73,20 @@ def trace_rows(trace: Any, redact: Redaction = ()) -> TraceRows:
         "request": text.payload(root.get("mlflow.spanInputs"), info.request_preview),
         "response": text.payload(root.get("mlflow.spanOutputs"), info.response_preview),
         "tags": text.pairs(tags),
-        "metadata": text.pairs({key: value for key, value in metadata.items() if key not in _COPIES}),
+        "metadata": text.pairs({key: value for key, value in metadata.items() if key not in COPIES}),
         "input_tokens": _whole(usage.get("input_tokens")),
         "output_tokens": _whole(usage.get("output_tokens")),
         "cost_usd": _number(cost.get("total_cost")),
     }
-    spans = [_span_row(info.trace_id, day, span, text) for span in raw]
-    assessments = [_assessment_row(info.trace_id, day, a, text) for a in info.assessments or ()]
+    assessments = [assessment_row(info.trace_id, day, a, text) for a in info.assessments or ()]
     said = sorted((row for row in assessments if row), key=lambda row: row["assessment_id"])
-    return TraceRows(row, spans, said)
+    return TraceRows(row, [span_row(info.trace_id, day, span, text) for span in raw], said)
+
+
+def day_of(request_ms: int) -> date:
+    """The UTC day of a trace's start; 1970-01-01 when that is no date."""
+    started = instant(request_ms * 1000)
+    return started.date() if started else _EPOCH.date()
 
 
 def model_of(info: Any) -> str:
@@ -87,16 +103,18 @@ def instant(microseconds: int | None) -> datetime | None:
 
 
 def _span_order(span: Mapping[str, Any]) -> tuple[int, str]:
-    return span["start_time_unix_nano"] or 0, span["span_id"]
+    return int(span["start_time_unix_nano"] or 0), _hex(span["span_id"]) or ""
 
 
-def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> dict[str, Any]:
-    attributes = span["attributes"]
-    rest = {key: loads(value) for key, value in attributes.items() if key not in _OWN_COLUMN}
-    if span["status"]["message"]:
-        rest["status.description"] = span["status"]["message"]
-    if span["events"]:
-        rest["events"] = span["events"]
+def span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> dict[str, Any]:
+    """The row of one span, given as MLflow keeps it in JSON."""
+    attributes, status = span.get("attributes") or {}, span.get("status") or {}
+    members = text.members({key: value for key, value in attributes.items() if key not in OWN_COLUMN})
+    # What MLflow's own attributes say comes first, then what it keeps beside them.
+    if status.get("message"):
+        members.append(f'"status.description": {text.json(status["message"])}')
+    if span.get("events"):
+        members.append(f'"events": {text.json(span["events"])}')
     ended = span["end_time_unix_nano"]
     return {
         "trace_id": trace_id,
@@ -105,17 +123,17 @@ def _span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> 
         "parent_span_id": _hex(span["parent_span_id"]),
         "name": text.plain(span["name"]),
         "type": text.plain(str(loads(attributes.get("mlflow.spanType")) or "UNKNOWN")),
-        "start_time": instant((span["start_time_unix_nano"] or 0) // 1000),
-        "end_time": None if ended is None else instant(ended // 1000),
-        "status": span["status"]["code"].removeprefix("STATUS_CODE_"),
+        "start_time": instant(int(span["start_time_unix_nano"] or 0) // 1000),
+        "end_time": None if ended is None else instant(int(ended) // 1000),
+        "status": (status.get("code") or "UNSET").removeprefix("STATUS_CODE_"),
         "inputs": text.payload(attributes.get("mlflow.spanInputs")),
         "outputs": text.payload(attributes.get("mlflow.spanOutputs")),
-        "attributes": text.json(rest),
+        "attributes": text.whole(members),
     }
 
 
-def _assessment_row(trace_id: str, day: date, found: Any, text: Text) -> dict[str, Any] | None:
-    """None for a reference to an issue: it is neither feedback nor expectation."""
+def assessment_row(trace_id: str, day: date, found: Any, text: Text) -> dict[str, Any] | None:
+    """The row of an assessment; None for a reference to an issue: it is neither feedback nor expectation."""
     said = found.feedback or found.expectation
     if said is None:
         return None
@@ -166,4 +184,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _hex(span_id: str | None) -> str | None:
-    return base64.b64decode(span_id).hex() if span_id else None
+    """A span's id as hexadecimal: MLflow keeps it as base64, MLflow 3.5.0 kept it so."""
+    if not span_id or _HEX.fullmatch(span_id):
+        return span_id or None
+    return base64.b64decode(span_id).hex()

@@ -1,45 +1,112 @@
-"""Scores as MLflow assessments.
+"""Scores as rows of `assessments` and as MLflow assessments, and how they are known again.
 
-Lives here: the form in which an outcome of a scorer is written on a trace, and how it is known again.
+Lives here: the id, the row and the MLflow form of what a scorer said, and which errors are owed again.
 Add here: something every score has to say.
-Not here: writing it (`trace_store.py`), labels of people (`labeling_desk.py`).
+Not here: writing rows (`score_table.py`), writing to MLflow (`publisher.py`), labels of people (`labeling_desk.py`).
 """
 
 import hashlib
-import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from resources.trace_rows import NOT_APPLICABLE, OUTCOME, SCORER_VERSION
+
+UNAVAILABLE, TIMEOUT, FAILED = "SCORER_UNAVAILABLE", "SCORER_TIMEOUT", "SCORER_ERROR"
+"""Codes of an error: what the scorer asks did not answer, or not in time; anything else."""
+
+TRANSIENT = (UNAVAILABLE, TIMEOUT)
+"""Codes of errors that may pass by themselves: such a score is owed again. All others stay."""
+
+OWED_AGAIN_SQL = " OR ".join(f"starts_with(error, '{code}:')" for code in TRANSIENT)
+"""Condition over the column `error`: the score is owed again."""
+
+MAX_TRIES = 5
+"""Runs that try a score; the last error of so many is no longer transient."""
+
+SESSION = "mlflow.trace.session"
+"""Metadata key: the session a trace belongs to, or a score is about."""
+
+DIGEST = "lifecycle.scorer_digest"
+"""Metadata key of a score: digest of the scorer's source."""
+
+_TRIES = re.compile(r" \(try (\d{1,3})\)$")
+_MESSAGE_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a scorer said of one trace or session: a number, nothing (not applicable), or an error with its code."""
+
+    value: float | None = None
+    code: str = ""
+    message: str = ""
 
 
 def score_id(trace_id: str, scorer: ScorerVersion) -> str:
     """The id of the one assessment a scorer's version may have on a trace."""
-    key = f"{trace_id}|{scorer.registered_name}|{scorer.version}"
-    return "a-" + hashlib.sha256(key.encode()).hexdigest()[:32]
+    return id_of(trace_id, scorer.registered_name, scorer.version)
 
 
-def score_assessment(trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> Any:
-    """The MLflow feedback that says the outcome; a value that is not a finite number is said to be an error."""
+def id_of(trace_id: str, name: str, version: str) -> str:
+    """See `score_id`."""
+    return "a-" + hashlib.sha256(f"{trace_id}|{name}|{version}".encode()).hexdigest()[:32]
+
+
+def error_text(answer: Answer, former: str | None = None) -> str | None:
+    """The column `error` of an answer after the error `former`; None without an error.
+
+    A transient error counts its tries; the one of the last try no longer is transient.
+    """
+    if not answer.code:
+        return None
+    message = answer.message.encode("utf-8", "replace").decode().replace("\x00", " ")[:_MESSAGE_CHARS]
+    if answer.code not in TRANSIENT:
+        return f"{answer.code}: {message}"
+    tries = tries_of(former) + 1
+    if tries >= MAX_TRIES:
+        return f"{FAILED}: given up after {tries} tries: {message}"
+    return f"{answer.code}: {message}" + (f" (try {tries})" if tries > 1 else "")
+
+
+def tries_of(error: str | None) -> int:
+    """Tries a transient error stands for; 0 for none and for another error."""
+    if not is_transient(error):
+        return 0
+    found = _TRIES.search(error or "")
+    return int(found[1]) if found else 1
+
+
+def is_transient(error: str | None) -> bool:
+    """Whether the score is owed again."""
+    return bool(error) and error.partition(":")[0] in TRANSIENT
+
+
+def feedback_of(row: Mapping[str, Any], *, digest: str = "", session: str = "") -> Any:
+    """The MLflow feedback that says what a row of `assessments` says, under its id and with its times."""
     from mlflow.entities import AssessmentError, AssessmentSource, Feedback
 
-    error, value = outcome.error, outcome.value
-    if not error and value is not None and not math.isfinite(value):
-        error = f"the scorer gave {value}, which is not a finite number"
-    metadata = {SCORER_VERSION: scorer.version, "lifecycle.scorer_digest": scorer.digest}
+    value, error = row["value_number"], row["error"]
+    metadata = {SCORER_VERSION: row["scorer_version"]}
     # Metadata is merged when an error gives way, so the outcome is always said.
     metadata[OUTCOME] = "error" if error else NOT_APPLICABLE if value is None else "value"
-    message = error.encode("utf-8", "replace").decode()[:500]
-    assessment = Feedback(
-        name=scorer.registered_name,
-        value=None if error or value is None else float(value),
-        error=AssessmentError("SCORER_ERROR", message) if error else None,
-        source=AssessmentSource(source_type="CODE", source_id=scorer.registered_name),
+    metadata.update({DIGEST: digest} if digest else {})
+    metadata.update({SESSION: session} if session else {})
+    code, _, message = (error or "").partition(": ")
+    feedback = Feedback(
+        name=row["name"],
+        value=None if error else value,
+        error=AssessmentError(code, message) if error else None,
+        source=AssessmentSource(source_type=row["source_type"], source_id=row["source_id"]),
+        trace_id=row["trace_id"],
         metadata=metadata,
+        create_time_ms=_milliseconds(row["created_at"]),
+        last_update_time_ms=_milliseconds(row["updated_at"]),
     )
-    assessment.assessment_id = score_id(trace_id, scorer)
-    return assessment
+    feedback.assessment_id = row["assessment_id"]
+    return feedback
 
 
 def scored_pair(assessment: Any) -> tuple[str, str] | None:
@@ -72,7 +139,5 @@ def is_error(assessment: Any) -> bool:
     return assessment.feedback.error is not None
 
 
-def said_by(assessment: Any) -> tuple[Any, str]:
-    """Value and message of the error, to tell whether there is anything new to write."""
-    error = assessment.feedback.error
-    return assessment.feedback.value, error.error_message or "" if error else ""
+def _milliseconds(moment: Any) -> int:
+    return round(moment.timestamp() * 1000)

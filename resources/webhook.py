@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from lifecycle_assets.refused import Refused
 
 TRIES = 3
@@ -127,6 +125,8 @@ def signature(key: bytes, event: str, moment: int, body: bytes) -> dict[str, str
 
 def _attempt(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, bool]:
     """One try: what went wrong (empty when the message was accepted), and whether another try may help."""
+    import requests
+
     try:
         with (
             _unlogged(),

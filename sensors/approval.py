@@ -14,7 +14,10 @@ from lifecycle_assets.release.aliases import CHALLENGER
 from lifecycle_assets.release.approval import Approval, dated_approval
 from lifecycle_assets.spec_file import Agent
 from resources.model_registry import ModelRegistry
+from resources.store_glance import version_at
 from sensors.bounded import bounded
+from sensors.look import Look
+from sensors.watermark import ApprovalCursor
 
 CONTINUES = ("champion_alias", "deployment")
 """What a run does after a person has decided: the rest of a release."""
@@ -42,20 +45,31 @@ def approval_sensor(agent: Agent) -> dg.SensorDefinition:
     @bounded
     def sensor(
         context: dg.SensorEvaluationContext, registry: dg.ResourceParam[ModelRegistry]
-    ) -> dg.RunRequest | dg.SkipReason:
+    ) -> dg.SensorResult | dg.SkipReason:
         if gate.approval == "none":
             return dg.SkipReason("The gate requires no approval.")
+        before = ApprovalCursor.from_json(context.cursor)
+        look = Look(agent, context.instance, watched=[version_at(name, CHALLENGER)])
+        if unchanged := look.unchanged(before):
+            return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
         waits = registry.aliases(name).get(CHALLENGER, "")
         if not waits:
-            return dg.SkipReason("No version waits for approval.")
+            return _nothing_to_do(look, "No version waits for approval.")
         # A decision set by hand gets its time here: a write that may be repeated, and decides nothing.
         approval = dated_approval(registry, registry.version(name, waits), gate, now=datetime.now(UTC))
         if not approval.decision:
-            return dg.SkipReason(f'Version {waits} waits: lifecycle approve {agent.name} {waits} --reason "..."')
-        return dg.RunRequest(
+            said = f'Version {waits} waits: lifecycle approve {agent.name} {waits} --reason "..."'
+            return _nothing_to_do(look, said)
+        request = dg.RunRequest(
             run_key=run_key(waits, approval),
             run_config=dg.RunConfig(ops={f"{agent.name}__champion_alias": {"config": {"to": waits}}}),
             asset_selection=[dg.AssetKey([agent.name, asset]) for asset in CONTINUES],
         )
+        said = f"Version {waits} was {approval.decision}: see the runs of {agent.name}_release."
+        return dg.SensorResult(run_requests=[request], cursor=look.noted(ApprovalCursor(said)).to_json())
 
     return sensor
+
+
+def _nothing_to_do(look: Look, said: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=said, cursor=look.noted(ApprovalCursor(said)).to_json())

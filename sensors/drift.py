@@ -17,13 +17,15 @@ import dagster as dg
 from lifecycle_assets.edges import latest, readable_records
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.records import ScorersRecord, VersionRecord, digest
-from lifecycle_assets.release.drift import Drift, find_drift, named, unfinished
+from lifecycle_assets.release.drift import IDENTITY, Drift, find_drift, named, unfinished
 from lifecycle_assets.spec_file import Agent
-from resources.alias_ledger import AliasLedger, Entry
+from resources import store_glance
+from resources.alias_ledger import LEDGER, AliasLedger, Entry, deciding_experiment
 from resources.model_registry import ModelRegistry
-from resources.scorer_registry import ScorerRegistry
+from resources.scorer_registry import TAG, ScorerRegistry
 from resources.webhook import Webhook, configured
 from sensors.bounded import bounded
+from sensors.look import Look
 from sensors.watermark import DriftCursor
 
 ASSETS = ("uc_model_version", "champion_alias", "registered_scorers")
@@ -35,6 +37,9 @@ LEFT = "left_by_the_graph"
 
 RECORDS = 100
 """Records of `uc_model_version` that are looked at when a version's tags are not those of its move."""
+
+SAID = 500
+"""Characters of a drift's sentences that the cursor keeps, to be said again while nothing changes."""
 
 Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
@@ -58,11 +63,17 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         ledger: dg.ResourceParam[AliasLedger],
         scorers: dg.ResourceParam[ScorerRegistry],
     ) -> dg.SensorResult | dg.SkipReason:
+        before, look = DriftCursor.from_json(context.cursor), look_at(agent, context.instance)
+        if unchanged := look.unchanged(before):
+            return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
         entries = ledger.entries(agent)
         drift = read_drift(context.instance, agent, entries, registry, scorers)
-        now = DriftCursor(digest([(d.asset, d.state) for d in drift]) if drift else "")
-        if context.cursor and now == DriftCursor.from_json(context.cursor):
-            return dg.SkipReason(drift[0].sentence if drift else _as_left(entries))
+        said = " ".join(found.sentence for found in drift)
+        now = DriftCursor(
+            digest([(d.asset, d.state) for d in drift]) if drift else "", (said or _as_left(entries))[:SAID]
+        )
+        if context.cursor and now.reported == before.reported:
+            return dg.SensorResult(skip_reason=now.said, cursor=look.noted(now).to_json())
         # Between a move's claim and its end, what the graph does itself looks like drift.
         if drift and (_under_way(context.instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
             return dg.SkipReason(f"A run of {agent.name} is under way: what it changes is compared when it has ended.")
@@ -70,11 +81,23 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         _alert(agent, [found for found in drift if not _is_reported(found, last[found.asset])], now)
         return dg.SensorResult(
             asset_events=events_of(agent.name, drift, last),
-            skip_reason=" ".join(found.sentence for found in drift) or _as_left(entries, again=bool(context.cursor)),
-            cursor=now.to_json(),
+            skip_reason=said or _as_left(entries, again=bool(context.cursor)),
+            cursor=look.noted(now).to_json(),
         )
 
     return sensor
+
+
+def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
+    """A look at what a drift is read from: aliases, versions, the ledger, scorers, and what the graph recorded."""
+    name = agent.spec.model_name
+    watched = (
+        store_glance.aliases(name),
+        store_glance.versions(name, IDENTITY),
+        store_glance.run_named_by(name, deciding_experiment(agent), LEDGER),
+        store_glance.experiment_tags(agent.spec.experiment, TAG),
+    )
+    return Look(agent, instance, assets=ASSETS, watched=watched)
 
 
 def read_drift(

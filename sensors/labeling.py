@@ -5,7 +5,7 @@ Add here: a further fact that should bring people in.
 Not here: which traces are chosen (`lifecycle_assets/choosing.py`), opening the session (`review.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -20,8 +20,18 @@ from resources.archive import Archive
 from resources.labeling_desk import LabelingDesk
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
+from resources.store_glance import completed_items
 from sensors.bounded import bounded
+from sensors.look import Look
 from sensors.watermark import LabelingCursor, SyncCursor
+
+TABLES = ("traces", "assessments")
+"""The tables by which a session's opening is decided."""
+
+UNCHANGED = "Neither the archive nor the champion has changed since the last tick."
+
+SYNCED = ("labeling_session", "human_labels")
+NO_ITEM = "No item was completed since the last tick."
 
 
 @dataclass(frozen=True)
@@ -40,19 +50,19 @@ def decide_opening(
     threshold: int,
     sessions: Sequence[SessionRecord],
     champion: str,
-    choosable: int,
+    choosable: Callable[[], bool],
 ) -> Opening | None:
     """Whether a session should open now.
 
     Enough negative feedback since the last session comes first; then a champion under which no session was opened,
-    once there is something of it to look at. A trace of an earlier session does not count again.
+    once there is something of it to look at, which is asked last. A trace of an earlier session does not count again.
     """
     queued = {trace_id for session in sessions for trace_id in session.trace_ids}
     fresh = [trace_id for trace_id in negative if trace_id not in queued]
     if threshold and len(fresh) >= threshold:
         name = f"{agent}-feedback-{digest(sorted(fresh), length=8)}"
         return Opening(name, f"{len(fresh)} traces with negative feedback", tuple(fresh))
-    if champion and choosable and all(session.champion_version != champion for session in sessions):
+    if champion and all(session.champion_version != champion for session in sessions) and choosable():
         return Opening(f"{agent}-champion-v{champion}", f"version {champion} became champion")
     return None
 
@@ -73,19 +83,23 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, archive: dg.ResourceParam[Archive], sql: dg.ResourceParam[SqlEngine]
     ) -> dg.SensorResult | dg.SkipReason:
+        before = LabelingCursor.from_json(context.cursor)
+        look = Look(agent, context.instance, assets=["champion_alias"], tables=TABLES)
+        if look.unchanged(before):
+            return dg.SkipReason(UNCHANGED)
         record = latest(context.instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
-        tables = ":".join(str(archive.version(prefix, name)) for name in ("traces", "assessments"))
-        seen = LabelingCursor(tables, record.version if record else "")
-        if seen == LabelingCursor.from_json(context.cursor):
-            return dg.SkipReason("Neither the archive nor the champion has changed since the last tick.")
+        versions = "" if look.can_tell else ":".join(str(archive.version(prefix, name)) for name in TABLES)
+        seen = look.noted(LabelingCursor(versions, record.version if record else ""))
+        if versions and seen == before:
+            return dg.SkipReason(UNCHANGED)
         scorer_prefix = f"{Platform.from_env().environment}_{agent.name}_"
         opening = decide_opening(
             agent.name,
-            negative=negative_traces(sql, prefix, labeling.max_items),
+            negative=negative_traces(sql, prefix, labeling.max_items) if labeling.rules.negative_feedback else [],
             threshold=labeling.rules.negative_feedback,
             sessions=sessions_of(context.instance, agent.name),
             champion=seen.champion,
-            choosable=len(choose_traces(sql, prefix, labeling, scorer_prefix=scorer_prefix)),
+            choosable=lambda: bool(choose_traces(sql, prefix, labeling, scorer_prefix=scorer_prefix)),
         )
         if opening is None:
             return dg.SensorResult(skip_reason="Nothing calls for a session yet.", cursor=seen.to_json())
@@ -118,14 +132,19 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
     ) -> dg.SensorResult | dg.SkipReason:
-        sessions = sessions_of(context.instance, agent.name)[:OPEN_SESSIONS]
+        before = SyncCursor.from_json(context.cursor)
+        look = Look(agent, context.instance, assets=SYNCED, watched=[*map(completed_items, before.sessions)])
+        if unchanged := look.unchanged(before):
+            return dg.SensorResult(skip_reason=NO_ITEM, cursor=unchanged.to_json())
+        sessions = [session.session_id for session in sessions_of(context.instance, agent.name)[:OPEN_SESSIONS]]
         if not sessions:
             return dg.SkipReason("No labeling session was opened yet.")
-        now = SyncCursor(completions({session.session_id: desk.items(session.session_id) for session in sessions}))
+        look = look.watching([*map(completed_items, sessions)])
+        found = completions({session: desk.items(session) for session in sessions})
+        now = look.noted(SyncCursor(found, sessions=tuple(sessions)))
         synced = latest(context.instance, dg.AssetKey([agent.name, "human_labels"]), LabelsRecord)
-        known = {"", SyncCursor.from_json(context.cursor).completions, synced.completions if synced else ""}
-        if now.completions in known:
-            return dg.SkipReason("No item was completed since the last tick.")
+        if now.completions in {"", before.completions, synced.completions if synced else ""}:
+            return dg.SensorResult(skip_reason=NO_ITEM, cursor=now.to_json())
         request = dg.RunRequest(
             run_key=f"labels:{now.completions}",
             asset_selection=[dg.AssetKey([agent.name, name]) for name in ("human_labels", "judge_agreement")],

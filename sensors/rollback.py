@@ -7,7 +7,7 @@ Not here: reading the windows (`lifecycle_assets/monitoring/windows.py`), the ro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -22,13 +22,20 @@ from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Rollback, RollbackRule
-from resources.alias_ledger import AliasLedger
+from resources import store_glance
+from resources.alias_ledger import LEDGER, AliasLedger, deciding_experiment
 from resources.evaluator import Evaluator
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.sql_engine import SqlEngine
 from sensors.bounded import bounded
+from sensors.look import Look
 from sensors.watermark import RollbackCursor
+
+SAID = 1000
+"""Characters of a sentence that the cursor keeps, to be said again while nothing changes."""
+
+ASKED = "asked to be taken back before: see the runs of the job."
 
 
 @dataclass(frozen=True)
@@ -154,27 +161,41 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
             return dg.SkipReason(
                 "rollback.automatic is not true in defs.yaml: nobody is taken back without being asked."
             )
+        seen, look = RollbackCursor.from_json(context.cursor), look_at(agent, context.instance)
+        if unchanged := look.unchanged(seen):
+            return dg.SensorResult(skip_reason=seen.said, cursor=unchanged.to_json())
         now, moves = datetime.now(UTC), [entry.move for entry in ledger.entries(agent)]
         aliases = registry.aliases(agent.spec.model_name)
         fresh = fresh_champion(moves, aliases.get(CHAMPION, ""), now=now, days=rules.fresh_days)
         if isinstance(fresh, str):
-            return dg.SkipReason(fresh)
-        seen = RollbackCursor.from_json(context.cursor)
+            return _skipped(look, seen, fresh)
         if seen.fired == fresh.run_key:
-            return dg.SkipReason(f"Version {fresh.version} was asked to be taken back before: see the runs of the job.")
+            return _skipped(look, seen, f"Version {fresh.version} was {ASKED}")
         settle = timedelta(minutes=agent.spec.archive.settle_minutes)
         until = archived_until(sql, prefix, since=(now - timedelta(days=1)).date(), settle=settle)
         if until is None or (fresh.run_key, until.isoformat()) == (seen.champion, seen.until):
-            return dg.SkipReason(f"Nothing new was archived: {agent.name}_monitor does that every hour.")
+            return _skipped(look, seen, f"Nothing new was archived: {agent.name}_monitor does that every hour.")
         breach = judge(agent, sql, fresh, until)
-        judged = RollbackCursor(fresh.run_key, until.isoformat())
+        judged = look.noted(RollbackCursor(fresh.run_key, until.isoformat()))
         if not breach:
-            return dg.SensorResult(
-                skip_reason=f"Version {fresh.version} holds what its rules ask.", cursor=judged.to_json()
-            )
+            return _skipped(look, judged, f"Version {fresh.version} holds what its rules ask.")
         return _asked(agent, fresh, breach, moves, aliases.get(PREVIOUS, ""), registry, evaluator, judged)
 
     return sensor
+
+
+def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
+    """A look at what is judged: the aliases, the ledger, and the archived traces.
+
+    Time alone makes no champion worse: it only ends being fresh.
+    """
+    name = agent.spec.model_name
+    watched = (store_glance.aliases(name), store_glance.run_named_by(name, deciding_experiment(agent), LEDGER))
+    return Look(agent, instance, tables=["traces"], watched=watched)
+
+
+def _skipped(look: Look, cursor: RollbackCursor, said: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=said, cursor=look.noted(replace(cursor, said=said)).to_json())
 
 
 def judge(agent: Agent, sql: SqlEngine, fresh: Fresh, until: datetime) -> str:
@@ -219,10 +240,11 @@ def _asked(
             verdict=verdicts_of(evaluator),
         )
     except Refused as refusal:
-        return dg.SensorResult(skip_reason=f"{breach} {refusal}", cursor=judged.to_json())
+        said = f"{breach} {refusal}"[:SAID]
+        return dg.SensorResult(skip_reason=said, cursor=replace(judged, said=said).to_json())
     config = rollback_config(
         agent.name, to=target.after[CHAMPION], reason=breach[:REASON_CHARACTERS], taken_back=fresh.version
     )
     request = dg.RunRequest(run_key=fresh.run_key, run_config=config, tags={"user": f"{agent.name}_rollback_sensor"})
-    asked = RollbackCursor(judged.champion, judged.until, fired=fresh.run_key)
+    asked = replace(judged, fired=fresh.run_key, said=f"Version {fresh.version} was {ASKED}")
     return dg.SensorResult(run_requests=[request], cursor=asked.to_json())

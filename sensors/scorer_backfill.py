@@ -1,160 +1,142 @@
-"""Scorer backfill: days whose traces lack a score of a scorer's present source.
+"""Scorer backfill: archived days whose traces lack a score of a scorer's present source, rate or filter.
 
-Lives here: the pure plan, and the sensor that asks for its runs.
-Add here: a further reason to score a day again.
-Not here: scoring (`lifecycle_assets/scoring.py`).
+Lives here: the sensor, with its cheap question before the costly one.
+Add here: a further thing that may make a day owe scores.
+Not here: what is decided (`backfill_decision.py`), counting and planning (`lifecycle_assets/monitoring/backfill_*.py`),
+scoring (`resources/scoring.py`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
-from lifecycle_assets.edges import latest, recent_records
-from lifecycle_assets.records import ScorersRecord, ScorerVersion, ScoresRecord, digest
-from lifecycle_assets.spec import BackfillPolicy
+from lifecycle_assets.edges import latest
+from lifecycle_assets.jobs import days_due
+from lifecycle_assets.monitoring import backfill_history as history
+from lifecycle_assets.monitoring.backfill_counts import MAX_ROWS, Counts, counts
+from lifecycle_assets.monitoring.backfill_plan import as_asked, run_config
+from lifecycle_assets.records import ScorersRecord, ScorerVersion, digest
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
-from resources.scorer_source import DeclaredScorer, declared_scorers
+from resources.scorer_source import JUDGE_MODEL, DeclaredScorer, declared_scorers
+from resources.sql_engine import SqlEngine
+from sensors.backfill_decision import Decision, Vetting, decide
+from sensors.bounded import bounded
 from sensors.watermark import BackfillCursor
-
-
-@dataclass(frozen=True)
-class DayRequest:
-    """One day to score again, by which scorers, and what it is expected to take (calls are traces times scorers)."""
-
-    day: str
-    scorers: tuple[str, ...]
-    run_key: str
-    traces: int
-    usd: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Days within budget, newest first, and days left out because a cap was reached."""
-
-    requests: tuple[DayRequest, ...]
-    left: tuple[str, ...]
-
-
-def plan_backfill(
-    declared: Sequence[DeclaredScorer],
-    registered: Sequence[ScorerVersion],
-    days: Mapping[str, ScoresRecord],
-    policy: BackfillPolicy,
-    *,
-    asked: Collection[str] = (),
-    spent_usd: float = 0.0,
-    spent_traces: int = 0,
-) -> Plan:
-    """The days of `days` that lack scores, newest first, until a cap of `policy` is reached.
-
-    A day lacks scores of a scorer when it was scored by another version than the present source's, never by it, or
-    when sampled traces are still waiting. Days that hold no trace lack nothing. A request whose run key is in `asked`
-    was made and paid for before: its run may still be waiting in the queue.
-    """
-    versions = {version.registered_name: version for version in registered}
-    requests, left = [], []
-    for day in sorted(days, reverse=True):
-        record = days[day]
-        lacking = [scorer for scorer in declared if scorer.spec.sample_rate > 0 and _lacks(scorer, versions, record)]
-        if not lacking or not record.traces:
-            continue
-        run_key = _run_key(day, lacking, record)
-        if run_key in asked:
-            continue
-        traces = max(_owed(scorer, record) for scorer in lacking)
-        usd = sum(_owed(scorer, record) * scorer.spec.cost_per_call for scorer in lacking)
-        if spent_usd + usd > policy.max_cost_usd or spent_traces + traces > policy.max_traces:
-            left.append(day)
-            continue
-        spent_usd, spent_traces = spent_usd + usd, spent_traces + traces
-        requests.append(DayRequest(day, tuple(s.name for s in lacking), run_key, traces, usd))
-    return Plan(tuple(requests), tuple(left))
-
-
-def _lacks(scorer: DeclaredScorer, versions: Mapping[str, ScorerVersion], record: ScoresRecord) -> bool:
-    version = versions.get(scorer.registered_name)
-    covered = record.coverage.get(scorer.registered_name)
-    if version is None or version.digest != scorer.digest or covered is None:
-        return True
-    return covered["version"] != version.version or covered["waiting"] > 0
-
-
-def _owed(scorer: DeclaredScorer, record: ScoresRecord) -> int:
-    """Traces of the day the scorer is expected to score: what it sampled before, else its rate."""
-    covered = record.coverage.get(scorer.registered_name)
-    return int(covered["sampled"]) if covered else round(record.traces * scorer.spec.sample_rate)
-
-
-def _run_key(day: str, lacking: Sequence[DeclaredScorer], record: ScoresRecord) -> str:
-    """Names the fact: these sources on this day; with a short coverage also how many traces wait."""
-    fact: list[Any] = sorted((scorer.registered_name, scorer.digest) for scorer in lacking)
-    waiting = sum(int(covered["waiting"]) for covered in record.coverage.values())
-    return f"backfill:{day}:{digest([fact, waiting])}"
 
 
 def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
     """Declare `<agent>_scorer_backfill_sensor`."""
     scores = dg.AssetKey([agent.name, "trace_scores"])
+    sources = _Sources(agent)
 
     @dg.sensor(
         name=f"{agent.name}_scorer_backfill_sensor",
         job_name=f"{agent.name}_scorer_backfill",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when a scorer is new or its source changed, or when a scored day is short of scores. Asks "
-        "for scorer_backfill by day, newest first, within the declared budget. Never twice: the run key names sources "
-        "and day.",
+        description="Fires when archived traces lack scores: a scorer is new, its code, sample_rate or filter changed, "
+        "or a run failed. Asks for scorer_backfill by day within the budget of the UTC day: first a few traces of the "
+        "newest day, and when they went well the rest, newest first. The tags of the runs say why and how much.",
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        before = BackfillCursor.from_json(context.cursor)
-        declared = declared_scorers(agent, Platform.from_env().environment)
-        registered = latest(context.instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
-        newest = context.instance.fetch_materializations(scores, limit=1).records
-        if registered is None or not newest:
+    @bounded
+    def sensor(
+        context: dg.SensorEvaluationContext, sql: dg.ResourceParam[SqlEngine]
+    ) -> dg.SensorResult | dg.SkipReason:
+        instance, now = context.instance, datetime.now(UTC)
+        declared, of_sources = sources.read(Platform.from_env().environment)
+        newest = instance.fetch_materializations(scores, limit=1).records
+        if not newest:
             return dg.SkipReason(f"No day has been scored: run {agent.name}_monitor first.")
-        sources = digest(sorted((scorer.registered_name, scorer.digest) for scorer in declared))
-        if (sources, newest[0].storage_id) == (before.scorers, before.scores_event):
-            return dg.SkipReason("No scorer and no score has changed since the last tick.")
-        budget = before if before.scorers == sources else BackfillCursor(scorers=sources)
-        days = scored_days(context.instance, scores, agent.spec.backfill.lookback_days, today=datetime.now(UTC).date())
-        plan = plan_backfill(
-            declared, registered.versions, days, agent.spec.backfill,
-            asked=budget.asked, spent_usd=budget.spent_usd, spent_traces=budget.spent_traces,
-        )  # fmt: skip
-        if plan.left:
-            context.log.warning(f"the backfill budget is used up; left are {', '.join(plan.left)}")
-        after = replace(
-            budget,
-            scores_event=newest[0].storage_id,
-            asked=(*budget.asked, *(request.run_key for request in plan.requests)),
-            spent_usd=budget.spent_usd + sum(request.usd for request in plan.requests),
-            spent_traces=budget.spent_traces + sum(request.traces for request in plan.requests),
+        seen = BackfillCursor(
+            of_sources, newest[0].storage_id, history.last_change(instance, agent.name), f"{now:%Y-%m-%d}"
         )
+        if seen == BackfillCursor.from_json(context.cursor):
+            return dg.SkipReason("No scorer, no score and no run has changed since the last tick.")
+        found = _decision(agent, instance, sql, declared, now)
+        if found.requests and found.said:
+            context.log.info(found.said)
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=r.run_key, partition_key=r.day) for r in plan.requests],
-            skip_reason=None if plan.requests else _why_not(plan, bool(budget.asked)),
-            cursor=after.to_json(),
+            run_requests=[
+                dg.RunRequest(
+                    run_key=one.run_key,
+                    partition_key=one.plan.day,
+                    run_config=run_config(agent.name, one.plan),
+                    tags=one.tags,
+                )
+                for one in found.requests
+            ],
+            skip_reason=None if found.requests else found.said,
+            cursor=seen.to_json(),
         )
 
     return sensor
 
 
-def _why_not(plan: Plan, asked: bool) -> str:
-    if plan.left:
-        return f"The budget is used up; left are {', '.join(plan.left)}: raise backfill.max_cost_usd or max_traces."
-    return "Every scored day has the scores of the present sources" + (", or was asked for." if asked else ".")
+def _decision(
+    agent: Agent, instance: dg.DagsterInstance, sql: SqlEngine, declared: Sequence[DeclaredScorer], now: datetime
+) -> Decision:
+    """Count what is owed, look up what was asked for, and decide."""
+    registered = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
+    if registered is None:
+        return Decision((), f"No scorer is registered: run {agent.name}_monitor first.")
+    scorers, by_hash = as_asked(declared, registered.versions), not Platform.from_env().is_databricks
+    counted = _counted(agent, sql, scorers, now, by_hash=by_hash)
+    return decide(
+        counted,
+        scorers,
+        registered,
+        {day: history.record_of_day(instance, agent.name, day) for day in counted.to_score},
+        history.asked_since(instance, agent.name, history.midnight(now)),
+        _vetting(instance, agent.name, scorers),
+        agent.spec.backfill,
+        agent.spec.monitoring.coverage,
+        today=f"{now:%Y-%m-%d}",
+        busy=frozenset(history.unfinished_days(instance, agent.name)),
+        watched=frozenset(days_due(now, 0, timedelta(minutes=agent.spec.archive.settle_minutes))),
+        cuttable=by_hash,
+    )
 
 
-def scored_days(
-    instance: dg.DagsterInstance, scores: dg.AssetKey, lookback_days: int, *, today: date
-) -> dict[str, ScoresRecord]:
-    """The last record of each day that was scored, not older than `lookback_days`."""
-    oldest = (today - timedelta(days=lookback_days)).isoformat()
-    days = [day for day in instance.get_materialized_partitions(scores) if day >= oldest]
-    found = {day: recent_records(instance, scores, ScoresRecord, limit=1, partitions=[day]) for day in days}
-    return {day: records[0] for day, records in found.items() if records}
+def _counted(agent: Agent, sql: SqlEngine, scorers: Sequence[ScorerVersion], now: datetime, *, by_hash: bool) -> Counts:
+    def query(text: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        return sql.query(agent.spec.table_prefix, text, parameters, limit=MAX_ROWS).dicts()
+
+    first = now.date() - timedelta(days=agent.spec.backfill.lookback_days)
+    return counts(query, scorers, first, now.date(), by_hash=by_hash)
+
+
+def _vetting(instance: dg.DagsterInstance, agent: str, scorers: Sequence[ScorerVersion]) -> Vetting:
+    of_set = history.set_of(scorers)
+    for run in history.runs_of_set(instance, agent, of_set, canaries=True):
+        record = history.record_of_run(instance, agent, run.run_id) if run.succeeded else None
+        return Vetting(run, record, bool(history.runs_of_set(instance, agent, of_set, canaries=False)))
+    return Vetting()
+
+
+class _Sources:
+    """The declared scorers, read anew only when a file or a variable they depend on has changed."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._held: tuple[Any, list[DeclaredScorer], str] | None = None
+
+    def read(self, environment: str) -> tuple[list[DeclaredScorer], str]:
+        """The scorers, and a digest of what makes them owe other scores or cost otherwise."""
+        stamp = (environment, *self._stamp())
+        if self._held is None or self._held[0] != stamp:
+            found = declared_scorers(self._agent, environment)
+            facts = sorted((one.registered_name, one.digest, one.spec.model_dump_json()) for one in found)
+            self._held = (stamp, found, digest([facts, self._agent.spec.backfill.model_dump()]))
+        return self._held[1], self._held[2]
+
+    def _stamp(self) -> tuple[Any, ...]:
+        scorers = self._agent.spec.scorers
+        files = sorted({one.source.partition(":")[0] for one in scorers if isinstance(one.source, str)})
+        paths = [path for path in map(self._agent.path, files) if path.exists()]
+        states = [(state.st_mtime_ns, state.st_size, state.st_ino) for state in map(os.stat, paths)]
+        variables = [JUDGE_MODEL, *(one.requires for one in scorers if one.requires)]
+        return (*states, *(os.environ.get(name) for name in variables))

@@ -84,17 +84,27 @@ class Watermark(Cursor):
 
 @dataclass(frozen=True)
 class BackfillCursor(Cursor):
-    """What the scorer backfill has looked at, and what it has asked for and spent on the present set of scorers."""
+    """What the scorer backfill has decided on: scorers, newest scores, newest change of its runs, and the UTC day."""
 
     scorers: str = ""
-    asked: tuple[str, ...] = ()
     scores_event: int = -1
-    spent_usd: float = 0.0
-    spent_traces: int = 0
+    runs: str = ""
+    day: str = ""
 
 
 @dataclass(frozen=True)
-class LabelingCursor(Cursor):
+class Looked(Cursor):
+    """What a look (`sensors/look.py`) saw before the last decision: everything beside the store's rows, and those rows.
+
+    Both are digests; empty is never equal to what a look sees.
+    """
+
+    seen: str = ""
+    things: str = ""
+
+
+@dataclass(frozen=True)
+class LabelingCursor(Looked):
     """The table versions and the champion the labeling sensor has decided on."""
 
     tables: str = ""
@@ -102,23 +112,41 @@ class LabelingCursor(Cursor):
 
 
 @dataclass(frozen=True)
-class SyncCursor(Cursor):
-    """Completions already asked to be synced, as a digest."""
+class SyncCursor(Looked):
+    """Completions already asked to be synced, as a digest, and the sessions they were looked for in."""
 
     completions: str = ""
+    sessions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class DriftCursor(Cursor):
-    """The drift already reported, as a digest."""
+class LandedCursor(Looked):
+    """The dataset as it was when its digest was last read: MLflow's mark of it, and the digest recorded then."""
+
+    mark: str = ""
+    recorded: str = ""
+
+
+@dataclass(frozen=True)
+class ApprovalCursor(Looked):
+    """What was said of the version that waits: while nothing changes, that still is so."""
+
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class DriftCursor(Looked):
+    """The drift already reported, as a digest, and what was said of it."""
 
     reported: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)
-class RollbackCursor(Cursor):
-    """The champion last judged and up to when its traces were archived then, and the one asked to be taken back."""
+class RollbackCursor(Looked):
+    """The champion last judged, up to when its traces were archived then, and the one asked to be taken back."""
 
     champion: str = ""
     until: str = ""
     fired: str = ""
+    said: str = ""

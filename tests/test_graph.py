@@ -24,6 +24,7 @@ ASSETS = {
     "trace_scores": ("monitoring", ["production_traces", "registered_scorers"], {"mlflow"}, True),
     "archived_traces": ("monitoring", ["production_traces", "trace_scores"], {"deltalake"}, True),
     "quality_metrics": ("monitoring", ["archived_traces"], {"deltalake", "duckdb"}, True),
+    "archive_upkeep": ("monitoring", ["archived_traces"], {"deltalake"}, False),
     "labeling_session": ("review", ["archived_traces"], {"mlflow"}, False),
     "human_labels": ("review", ["labeling_session"], {"mlflow"}, False),
     "judge_agreement": ("review", ["human_labels", "trace_scores"], {"duckdb"}, False),
@@ -45,10 +46,11 @@ CHECKS = {
     "trace_scores": {"coverage"},
     "archived_traces": {"complete", "no_duplicates"},
     "quality_metrics": {"grounded_stays_high"},
+    "archive_upkeep": {"compacted", "retention_kept", "store_retention_proven"},
     "human_labels": {"reviewer_agreement"},
     "judge_agreement": {"judges_agree_with_people"},
 }
-JOBS = {"release", "monitor", "scorer_backfill", "labeling", "rollback", "shadow"}
+JOBS = {"release", "monitor", "scorer_backfill", "labeling", "rollback", "shadow", "upkeep"}
 SENSORS = {
     "scorer_backfill_sensor",
     "labeling_session_sensor",
@@ -58,7 +60,7 @@ SENSORS = {
     "rollback_sensor",
     "alert_sensor",
 }
-SCHEDULES = {"monitor_hourly", "labeling_weekly"}
+SCHEDULES = {"monitor_hourly", "labeling_weekly", "upkeep_daily"}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ DEATHS = [
     "resources.alias_ledger:MlflowAliasLedger.claim return 1",
     "resources.model_registry:MlflowModelRegistry.set_alias return 1",
     "resources.model_registry:MlflowModelRegistry.set_alias return 2",
-    "resources.archive:DeltaArchive.append_once return 1",
+    "resources.delta_archive:DeltaArchive.append_once return 1",
 ]
 REGISTRATION_DEATHS = [
     "mlflow:MlflowClient.create_model_version call 1",

@@ -29,6 +29,7 @@ COMMANDS = {
     "reject": "Reject the version that waits as challenger, on the evidence it waits on.",
     "rollback": "Take the champion back to the version before it, and hand that to the runtime.",
     "shadow": "Compare VERSION (a number, or an alias such as challenger) with the champion on recorded requests.",
+    "backfill": "What scoring archived days again would take; with --run, doing it.",
     "bundle": "Write a Databricks Asset Bundle with an agent's periodic jobs.",
 }
 """Command to its help; the command is the object of that name in the module of that name."""

@@ -12,6 +12,7 @@ import dagster as dg
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
 from lifecycle_assets.monitoring.dispatch import materialize
 from lifecycle_assets.monitoring.tables import archived_traces, quality_metrics
+from lifecycle_assets.monitoring.upkeep import archive_upkeep
 from lifecycle_assets.records import ChampionRecord, ScorersRecord, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
@@ -36,6 +37,7 @@ def monitoring_assets(agent: Agent) -> list[dg.AssetsDefinition | dg.SourceAsset
         trace_scores(agent, days),
         archived_traces(agent, days),
         quality_metrics(agent, days),
+        archive_upkeep(agent),
     ]
 
 

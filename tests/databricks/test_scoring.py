@@ -12,11 +12,12 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.scoring.backfill import Backfill, Backfills
 from resources.databricks.scoring.backfill_steps import ask_backfill
-from resources.databricks.scoring.coverage_sql import Counted, least_expected
-from resources.databricks.scoring.filter_sql import condition_of
+from resources.databricks.scoring.coverage_sql import Counted
 from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistry
 from resources.databricks.scoring.scoring import DatabricksScoring
 from resources.databricks.workspace import open_workspace
+from resources.filter_sql import condition_of
+from resources.sampling import least_expected
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.scoring import DayScores

@@ -12,7 +12,7 @@ from lifecycle_assets.monitoring import quality, steps, windows
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import assets as review
 from lifecycle_assets.review import choosing
-from resources.archive import DeltaArchive
+from resources.delta_archive import DeltaArchive
 from resources.databricks.sql.dialect import TYPES
 from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 from resources.databricks.sql.statements import StatementFailed, run_statement

@@ -140,7 +140,7 @@ def test_a_scorer_that_raises_is_seen_in_coverage_and_on_the_trace(world: World)
     assert world.metadata("trace_scores")["written"] == 0
 
 
-STORE, ARCHIVE = "resources.trace_store:MlflowTraceStore", "resources.archive:DeltaArchive"
+STORE, ARCHIVE = "resources.trace_store:MlflowTraceStore", "resources.delta_archive:DeltaArchive"
 
 
 def test_killed_while_scoring_and_while_archiving_each_row_is_there_once(world: World):

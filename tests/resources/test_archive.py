@@ -15,7 +15,8 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.refused import Refused
-from resources.archive import DeltaArchive, Written
+from resources.delta_archive import DeltaArchive
+from resources.row_changes import Written
 from resources.platform import Platform
 from resources.sql_engine import DuckDbEngine
 from resources.tables import KEYS, TABLES, arrow_table
@@ -262,7 +263,7 @@ def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive
 WRITER = """
 import sys, time
 from pathlib import Path
-from resources.archive import DeltaArchive
+from resources.delta_archive import DeltaArchive
 from resources.platform import Platform
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 archive = DeltaArchive(Platform.from_env())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle_assets.refused import Refused
-from resources.archive import DeltaArchive
+from resources.delta_archive import DeltaArchive
 from resources.platform import Platform
 from resources.sql_engine import DuckDbEngine
 from resources.tables import TABLES

@@ -20,7 +20,7 @@ import pytest
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
-from resources.archive import DeltaArchive
+from resources.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
 from resources.redaction import NESTED

@@ -2,20 +2,21 @@
 
 Lives here: the statement, what its numbers mean, and when a sample is short.
 Add here: a rule of which traces a scorer owes a score.
-Not here: where traces are kept (`archive_sources.py`), filters (`filter_sql.py`), running anything (`scoring.py`).
+Not here: where traces are kept (`archive_sources.py`), filters (`resources/filter_sql.py`), running anything
+(`scoring.py`).
 
 Which traces production monitoring samples is its own decision, taken for each with the declared rate. So below rate 1
-the number of scores is compared with a binomial distribution, see `least_expected`.
+the number of scores is compared with a binomial distribution, see `resources.sampling.least_expected`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lifecycle_assets.records import ScorerVersion
 from resources.databricks.archive.archive_sources import Source, Window
-from resources.databricks.scoring.filter_sql import condition_of
+from resources.filter_sql import condition_of
+from resources.sampling import least_expected
 
 SESSION = "mlflow.trace.session"
 SESSION_BUFFER_MS = 5 * 60_000
@@ -24,9 +25,6 @@ SESSION_BUFFER_MS = 5 * 60_000
 
 _SESSIONS = "d.session <> '' AND "
 _NUMBERS = ("matching", "scored", "errored", "late", "late_done")
-
-CHANCE = 0.001
-"""How often a complete sample is taken for a short one."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +100,6 @@ class Counted:
     def silent(self) -> int:
         """At rate 1, how many were seen by a finished backfill and have no assessment."""
         return max(self.matching - self.waiting - self.scored - self.errored, 0) if self.rate >= 1 else 0
-
-
-def least_expected(n: int, rate: float) -> int:
-    """The least number of scores a complete sample of `n` traces at `rate` has, but for a chance of 1 in 1000.
-
-    The largest k with P(X < k) <= 0.001 for X ~ Binomial(n, rate): the one-sided 99.9 % bound by the exact tail
-    (Clopper and Pearson 1934). Each trace is sampled by itself, so X is binomial.
-    """
-    if not 0 < rate < 1:
-        return n if rate >= 1 else 0
-    log_p, log_q, whole = math.log(rate), math.log1p(-rate), math.lgamma(n + 1)
-    tail, first = 0.0, max(0, int(n * rate - 8 * math.sqrt(n * rate * (1 - rate)) - 8))
-    for k in range(first, n + 1):
-        chance = whole - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_p + (n - k) * log_q
-        tail += math.exp(chance)
-        if tail > CHANCE:
-            return k
-    return n
 
 
 def coverage_statement(

@@ -16,10 +16,10 @@ from typing import Any
 from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
-from resources.databricks.scoring.filter_sql import split_judged
 from resources.databricks.sql.warehouse import require_warehouse
 from resources.databricks.tracing.trace_place import place_of
 from resources.explain import explained
+from resources.filter_sql import split_judged
 from resources.run_marks import EVALUATION
 from resources.trace_store import FINISHED, MlflowTraceStore, TraceInfo, as_info
 

@@ -1,8 +1,8 @@
-"""MLflow trace filters as SQL, so that coverage counts the traces a scorer's filter takes.
+"""MLflow trace filters as SQL, so that plans and coverage count the traces a scorer's filter takes.
 
 Lives here: the conversion, which is pure: clauses joined by AND to a condition over columns and maps of a trace.
 Add here: a field of a trace that filters may name and that the sources hold.
-Not here: where the columns come from (`coverage_sql.py`).
+Not here: where the columns come from (`backfill_counts.py`, and `coverage_sql.py` for a workspace).
 
 Keys and values become parameters, never text of the statement. A trace without the tag or metadata a clause names
 does not match it, also not by `!=`, as in MLflow. Of feedback and expectations it counts whether there is one.
@@ -23,6 +23,7 @@ _CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _AND = re.compile(r"AND\b", re.IGNORECASE)
+_PARAMETER = re.compile(r":(\w+)")
 _MAPS = {"tag": "tags", "tags": "tags", "metadata": "metadata", "request_metadata": "metadata"}
 _JUDGED = ("feedback", "expectation")
 _NUMBERS = {
@@ -47,17 +48,23 @@ class Condition:
     sql: str
     parameters: dict[str, str | float]
 
+    def positional(self) -> tuple[str, list[str | float]]:
+        """The condition with `?` for each parameter, and their values in that order."""
+        names = _PARAMETER.findall(self.sql)
+        return _PARAMETER.sub("?", self.sql), [self.parameters[name] for name in names]
 
-def condition_of(filter_string: str, *, prefix: str = "f") -> Condition:
+
+def condition_of(filter_string: str, *, prefix: str = "f", judged: str = "judged[{key}]") -> Condition:
     """The condition of an MLflow trace filter; an empty filter is TRUE. `prefix` begins the parameters' names.
 
+    `judged` is what is null for a trace without the assessment `{key}`, where those are not kept in a map.
     Raises `Refused` naming the clause when it is not a comparison of a tag, of metadata, or of status, name, run_id,
     timestamp_ms, execution_time_ms or end_time_ms, nor asks whether there is a feedback or an expectation, or when
     clauses are joined by anything but AND.
     """
     found, parameters = [], {}
     for match in _clauses(filter_string):
-        found.append(_comparison(match, f"{prefix}{len(found)}", parameters))
+        found.append(_comparison(match, f"{prefix}{len(found)}", parameters, judged))
     return Condition(" AND ".join(found) or "TRUE", parameters)
 
 
@@ -95,14 +102,14 @@ def _key(match: re.Match[str]) -> str:
     return match["key"].strip('`"')
 
 
-def _comparison(match: re.Match[str], name: str, parameters: dict[str, str | float]) -> str:
+def _comparison(match: re.Match[str], name: str, parameters: dict[str, str | float], judged: str) -> str:
     key = _key(match)
     said = (match["kind"] or "").lower()
     if said in _JUDGED:
         if not match["null"]:
             raise _not_understood(match[0])
         parameters[f"{name}k"] = f"{said}.{key}"
-        return f"judged[:{name}k] {' '.join(match['null'].upper().split())}"
+        return f"{judged.format(key=f':{name}k')} {' '.join(match['null'].upper().split())}"
     kind = _MAPS.get(said, "")
     number = not kind and key.lower() in _NUMBERS
     if not kind and key.lower() in _NAMED:

@@ -1,0 +1,233 @@
+"""Cheap looks at where state is kept: whether what a sensor watches has changed since its last tick.
+
+Lives here: the state of a SQLite file, what can be watched in it (one query each), the newest commit of a Delta table.
+Add here: a further thing a sensor watches, as the rows its decision rests on.
+Not here: what the rows mean. A glance answers "as it was" or nothing; who sees a change asks the gateways.
+
+Every answer is a text to compare with an earlier one: equal means unchanged. The empty text means that it cannot be
+told (a server, an object store, a schema we never tested, a file that is being written): then the platform's client
+is asked as if there were no glance. No module of MLflow, Delta or Arrow is imported.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from resources.database import KNOWN_REVISIONS
+from resources.platform import Platform
+
+_COMMIT = re.compile(r"([0-9]{20})\.json")
+TICK_NS = 20_000_000
+"""How far apart two writes to one file have another time: Linux stamps files by a clock that ticks every 1 to 10 ms."""
+
+COARSE_TICK_NS = 2_500_000_000
+"""The same where times are whole seconds, as on older file systems: two for FAT, and some more."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Rows of MLflow's own tables that a decision rests on: one query, read-only."""
+
+    sql: str
+    parameters: tuple[str, ...] = ()
+
+
+def aliases(model: str) -> Watched:
+    """The aliases of a registered model."""
+    return Watched(
+        "SELECT a.alias, a.version FROM registered_models m JOIN registered_model_aliases a "
+        "ON a.workspace = m.workspace AND a.name = m.name WHERE m.name = ?",
+        (model,),
+    )
+
+
+def versions(model: str, tags: Sequence[str]) -> Watched:
+    """The versions of a registered model with those of their tags."""
+    return Watched(
+        "SELECT v.version, v.current_stage, v.creation_time, t.key, t.value FROM registered_models m "
+        "JOIN model_versions v ON v.workspace = m.workspace AND v.name = m.name LEFT JOIN model_version_tags t "
+        "ON t.workspace = v.workspace AND t.name = v.name AND t.version = v.version "
+        "AND t.key IN (SELECT value FROM json_each(?)) WHERE m.name = ?",
+        (json.dumps(tags), model),
+    )
+
+
+def version_at(model: str, alias: str) -> Watched:
+    """The version an alias names, with all its tags."""
+    return Watched(
+        "SELECT a.version, v.current_stage, t.key, t.value FROM registered_models m JOIN registered_model_aliases a "
+        "ON a.workspace = m.workspace AND a.name = m.name AND a.alias = ? LEFT JOIN model_versions v "
+        "ON v.workspace = a.workspace AND v.name = a.name AND v.version = a.version LEFT JOIN model_version_tags t "
+        "ON t.workspace = a.workspace AND t.name = a.name AND t.version = a.version WHERE m.name = ?",
+        (alias, model),
+    )
+
+
+def run_named_by(model: str, experiment: str, tag: str) -> Watched:
+    """The run that a registered model or an experiment names by a tag: its stage, parameters and tags."""
+    return Watched(
+        "WITH named(run, by) AS (SELECT t.value, m.name FROM registered_models m JOIN registered_model_tags t "
+        "ON t.workspace = m.workspace AND t.name = m.name AND t.key = ?1 WHERE m.name = ?2 "
+        "UNION SELECT t.value, e.name || ' ' || e.lifecycle_stage FROM experiments e LEFT JOIN experiment_tags t "
+        "ON t.experiment_id = e.experiment_id AND t.key = ?1 WHERE e.name = ?3) "
+        "SELECT 'by', run, by FROM named "
+        "UNION ALL SELECT 'run', run_uuid, lifecycle_stage FROM runs WHERE run_uuid IN (SELECT run FROM named) "
+        "UNION ALL SELECT 'param', key, value FROM params WHERE run_uuid IN (SELECT run FROM named) "
+        "UNION ALL SELECT 'tag', key, value FROM tags WHERE run_uuid IN (SELECT run FROM named)",
+        (tag, model, experiment),
+    )
+
+
+def experiment_tags(experiment: str, prefix: str) -> Watched:
+    """The tags of an experiment whose names begin with `prefix`."""
+    return Watched(
+        "SELECT e.lifecycle_stage, t.key, t.value FROM experiments e LEFT JOIN experiment_tags t "
+        "ON t.experiment_id = e.experiment_id AND substr(t.key, 1, length(?1)) = ?1 WHERE e.name = ?2",
+        (prefix, experiment),
+    )
+
+
+def completed_items(queue_id: str) -> Watched:
+    """The completed items of a review queue, and when each was completed."""
+    return Watched(
+        "SELECT item_id, last_update_time_ms FROM review_queue_items WHERE queue_id = ? AND status = 'complete'",
+        (queue_id,),
+    )
+
+
+def evaluation_dataset(name: str) -> Watched:
+    """The evaluation datasets of a name: every write of records changes the digest or the number of records."""
+    return Watched(
+        "SELECT dataset_id, digest, profile, last_update_time FROM evaluation_datasets WHERE name = ?", (name,)
+    )
+
+
+class StoreGlance:
+    """Cheap looks at one platform's store and tables; nothing is written, nothing stays open."""
+
+    def __init__(self, platform: Platform) -> None:
+        """Opens nothing."""
+        uri = platform.tracking_uri
+        plain = not platform.is_databricks and uri.startswith("sqlite:///") and not set(uri) & set("?#")
+        self._file = Path(uri.removeprefix("sqlite:///")) if plain else None
+        self._platform = platform
+
+    def state(self) -> str:
+        """Names everything the SQLite file holds: another text after every commit, restore, VACUUM or checkpoint.
+
+        No SQL. Take it before reading, so that what comes meanwhile makes a difference.
+        """
+        return file_state(self._file) if self._file else ""
+
+    def rows(self, watched: Sequence[Watched]) -> str:
+        """Digest of all rows watched, as of one moment; one query each."""
+        if self._file is None:
+            return ""
+        uri = f"file:{quote(str(self._file.absolute()))}?mode=ro"
+        try:
+            con = sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
+        except sqlite3.Error:
+            return ""
+        try:
+            con.text_factory = bytes
+            con.execute("BEGIN")  # One snapshot for all; it ends with the connection.
+            found = hashlib.sha256()
+            for one in watched:
+                # The revision comes with the rows: a store that is migrated under us is not misread.
+                query = f"SELECT r.version_num, w.* FROM alembic_version r LEFT JOIN ({one.sql}) w"  # noqa: S608 ours
+                rows = con.execute(query, one.parameters).fetchall()
+                if not rows or any(row[0].decode() not in KNOWN_REVISIONS for row in rows):
+                    return ""
+                found.update(repr((one.parameters, sorted(map(repr, rows)))).encode())
+            return found.hexdigest()[:32]
+        except sqlite3.Error:
+            return ""  # Locked, damaged, or another schema: MLflow's client says which.
+        finally:
+            con.close()
+
+    def table(self, table: str) -> str:
+        """Names the newest commit of the Delta table `catalog.schema.table` in a folder.
+
+        As many files are looked at as commits are new since this process looked last.
+        """
+        uri = self._platform.table_uri(table) if self._platform.warehouse else "://"
+        if "://" in uri:
+            return ""
+        try:
+            return newest_commit(Path(uri) / "_delta_log")
+        except OSError:
+            return ""
+
+
+def file_state(file: Path) -> str:
+    """See `StoreGlance.state`.
+
+    By the facts of the files alone: to open one and close it again would take away the locks that MLflow's connections
+    of this process hold on it (https://www.sqlite.org/howtocorrupt.html, 2.2). Every commit writes the file or, ahead
+    of it, the log; two of them differ by their time once the file system's clock has ticked in between.
+    """
+    try:
+        facts = [found for suffix in ("", "-wal") if (found := _facts(file.with_name(file.name + suffix)))]
+        if not facts or _facts(file.with_name(file.name + "-journal")):
+            return ""  # No database, or in the middle of a transaction.
+    except OSError:
+        return ""
+    now = time.time_ns()
+    if any(abs(now - one.st_mtime_ns) < _tick(one.st_mtime_ns) for one in facts):
+        return ""
+    return hashlib.sha256("|".join(map(_identity, facts)).encode()).hexdigest()[:32]
+
+
+def newest_commit(log: Path) -> str:
+    """Version and facts of the newest commit in a Delta log; `none` without a table, empty when it cannot be told.
+
+    A table that was made anew or restored has other facts at the same version. Raises `OSError` for a log that cannot
+    be read.
+    """
+    version = _seen.get(log, -1)
+    if version < 0 or not _commit(log, version).exists():
+        try:
+            names = [entry.name for entry in log.iterdir()]
+        except FileNotFoundError:
+            return "none"
+        version = max((int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))), default=-1)
+        if version < 0:
+            return ""
+    while _commit(log, version + 1).exists():
+        version += 1
+    _seen[log] = version
+    return f"{version}.{_identity(_commit(log, version).stat())}"
+
+
+_seen: dict[Path, int] = {}
+"""Delta log to the version this process saw last: where the next look begins, and nothing else."""
+
+
+def _commit(log: Path, version: int) -> Path:
+    return log / f"{version:020}.json"
+
+
+def _identity(facts: os.stat_result) -> str:
+    """What a file's own facts say of its content: no order of times, only whether they are the same."""
+    return f"{facts.st_ino}.{facts.st_mtime_ns}.{facts.st_ctime_ns}.{facts.st_size}"
+
+
+def _facts(file: Path) -> os.stat_result | None:
+    """The facts of a file that holds something; None for an empty one and for none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found if found.st_size else None
+
+
+def _tick(time_ns: int) -> int:
+    """Nanoseconds within which a file system may give two writes the same time."""
+    return COARSE_TICK_NS if time_ns % 10**9 == 0 else TICK_NS

@@ -1,0 +1,97 @@
+"""The cheap look with which a tick begins: whether anything has changed that the last decision rested on.
+
+Lives here: comparing what a sensor watches with what its cursor holds, the cheapest question first.
+Add here: a further place a decision may rest on.
+Not here: the questions themselves (`resources/store_glance.py`), decisions (each sensor's module).
+
+Two steps. The first asks Dagster once for the last materializations and looks at the facts of files, without SQL to
+MLflow's store. When something was written there, be it a trace, the second asks one query per watched thing. Only when
+that differs too does the sensor ask what costs. Where nothing can be told, it does so at every tick. A look is a
+shortcut, never a decision: with a lost cursor, or one of an earlier release, the sensor decides anew, and its run keys
+keep it from asking twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self, TypeVar
+
+import dagster as dg
+
+from lifecycle_assets.records import digest
+from lifecycle_assets.spec_file import Agent
+from resources.platform import Platform
+from resources.store_glance import StoreGlance, Watched
+from sensors.watermark import Looked
+
+LookedT = TypeVar("LookedT", bound=Looked)
+
+
+class Look:
+    """What one tick sees of the agent's sibling `assets`, of `tables` of its archive and of rows of MLflow's store.
+
+    Take it before anything else is read, so that what comes meanwhile makes a difference to the next tick.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        instance: dg.DagsterInstance,
+        *,
+        assets: Sequence[str] = (),
+        tables: Sequence[str] = (),
+        watched: Sequence[Watched] = (),
+    ) -> None:
+        platform = Platform.from_env()
+        self._glance = StoreGlance(platform)
+        archived = [self._glance.table(agent.spec.table_prefix + table) for table in tables]
+        declared = [agent.spec.model_dump(mode="json"), platform.tracking_uri, platform.environment]
+        seen = [declared, last_events(instance, agent.name, assets), archived]
+        self._beside = "" if "" in archived else digest(seen)
+        self._watch(watched)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether everything could be looked at: the tables in their folder, the rows in the store's file."""
+        return bool(self._beside and (self._things or not self._watched))
+
+    def unchanged(self, cursor: LookedT) -> LookedT | None:
+        """The cursor to go on with when nothing has changed since it was noted; None when the sensor has to decide."""
+        if self._seen and self._seen == cursor.seen:
+            return cursor
+        if self._watched:
+            self._things = self._rows()
+            if self._things and self._things == cursor.things:
+                return replace(cursor, seen=self._seen)
+        return None
+
+    def watching(self, watched: Sequence[Watched]) -> Self:
+        """The same look at other rows of the store, which are read now."""
+        self._watch(watched)
+        self._things = self._rows()
+        return self
+
+    def noted(self, cursor: LookedT) -> LookedT:
+        """The cursor after a decision: with what was seen before it, provided that it still is so."""
+        if self._watched and (not self._things or self._rows() != self._things):
+            return replace(cursor, seen="", things="")
+        return replace(cursor, seen=self._seen, things=self._things)
+
+    def _watch(self, watched: Sequence[Watched]) -> None:
+        self._watched, self._things = watched, ""
+        state = self._glance.state() if watched else "none"
+        self._seen = digest([self._beside, state]) if self._beside and state else ""
+
+    def _rows(self) -> str:
+        rows = self._glance.rows(self._watched) if self._beside else ""
+        return digest([self._beside, rows]) if rows else ""
+
+
+def last_events(instance: dg.DagsterInstance, agent: str, assets: Sequence[str]) -> list[list[object]]:
+    """The last materialization of each asset, by its place in Dagster's storage and its time. One question for all."""
+    if not assets:
+        return []
+    records = instance.get_asset_records([dg.AssetKey([agent, asset]) for asset in assets])
+    last = [
+        (one.asset_entry.asset_key.to_user_string(), one.asset_entry.last_materialization_record) for one in records
+    ]
+    return sorted([key, event.storage_id, event.timestamp] for key, event in last if event)
