@@ -11,14 +11,18 @@ The limit writes what our archive holds, already in memory, as Parquet compresse
 
 import json
 import shutil
-import sqlite3
-import time
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.job import Job, Turn
 
 NEW = 100
 """Traces that came since the last run, in the incremental job."""
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 86_400_000
 
 
 def users_script(turn: Turn) -> None:
@@ -34,7 +38,7 @@ def users_script_again(turn: Turn) -> None:
     from deltalake import DeltaTable
 
     mlflow, where = _opened(turn)
-    shutil.copytree(_held(turn), turn.folder / "held")
+    _take(turn, "held")
     _add_traces(turn)
     with turn.timed():
         frame = mlflow.search_traces(locations=[where], filter_string=f"timestamp_ms >= {turn.since_ms}")
@@ -91,41 +95,44 @@ def _write(turn: Turn, frame: Any) -> None:
 
 
 def archived(turn: Turn) -> None:
-    """Preparation: the whole corpus, archived by ours; and the ids a user's table would hold."""
+    """Preparation: all archived by ours, the newest day once more by itself, as in production; and a user's ids."""
     from deltalake import write_deltalake
 
-    _archive(turn, public=False)
-    table = _tables(turn)["traces"].select(["trace_id"])
-    write_deltalake(str(turn.folder / "held"), table)
+    _archive(turn)
+    _archive(turn, newest_only=True)
+    write_deltalake(str(turn.folder / "held"), _tables(turn, turn.folder)["traces"].select(["trace_id"]))
 
 
 def database(turn: Turn) -> None:
     """Ours, reading the tracking database."""
-    _archive(turn, public=False)
+    _archive(turn)
 
 
 def public(turn: Turn) -> None:
-    """Ours, reading by MLflow's API; over HTTP this is what happens anyway."""
+    """Ours, reading by MLflow's API; over HTTP that is what it does anyway."""
     _archive(turn, public=True)
 
 
 def incremental(turn: Turn) -> None:
-    """Ours, when 100 traces came since the last run: that day's step of the monitoring job."""
-    shutil.copytree(turn.shared / "warehouse", turn.folder / "warehouse")
+    """Ours, when 100 traces came since the last run: the step of the newest day."""
+    _take(turn, "warehouse")
     _add_traces(turn)
-    _archive(turn, public=False, newest_only=True)
+    _archive(turn, newest_only=True)
 
 
-def again(turn: Turn) -> None:
+def nothing_new(turn: Turn) -> None:
     """Ours, when nothing came since the last run."""
-    shutil.copytree(turn.shared / "warehouse", turn.folder / "warehouse")
-    _archive(turn, public=False, newest_only=True)
+    _take(turn, "warehouse")
+    _archive(turn, newest_only=True)
+    _archive(turn, newest_only=True)
+    turn.found = turn.found[1:]
 
 
 def parquet(turn: Turn) -> None:
     """The limit: the same rows, in memory, as one zstd Parquet file a table."""
     import pyarrow.parquet as pq
 
+    assert turn.shared is not None
     tables = _tables(turn, turn.shared)
     target = turn.folder / "limit"
     target.mkdir()
@@ -134,21 +141,105 @@ def parquet(turn: Turn) -> None:
             pq.write_table(table, target / f"{name}.parquet", compression="zstd")
 
 
-def _archive(turn: Turn, *, public: bool, days: int | None = None) -> None:
+def _archive(turn: Turn, *, public: bool = False, newest_only: bool = False) -> None:
+    import deltalake  # noqa: F401 not timed
+    import pandas  # noqa: F401 not timed: Arrow imports it when it is there
+
     from benchmarks.sample import sample_agent
-    from resources.delta_archive import DeltaArchive
+    from resources.archive_marks import Days
+    from resources.archive_run import ArchiveRun, Asked
     from resources.mlflow_store import experiment_id
     from resources.public_reader import PublicReader
     from resources.reading import open_reader
 
-    agent = sample_agent(turn)
-    archive = DeltaArchive(turn.platform, read=_by_api if public else open_reader)
-    experiment_id(turn.platform, turn.experiment)  # Imports MLflow and opens the store: once a process, not timed.
-    first = turn.first_day if days is None else turn.last_day
-    last = _day(turn.last_ms + _HOUR_MS)
+    agent, where = sample_agent(turn), experiment_id(turn.platform, turn.experiment)
+    make = PublicReader if public else partial(open_reader, progress=_quiet)
+    first = turn.last_day if newest_only else turn.first_day
+    days = Days(first, _day(turn.last_ms + _HOUR_MS))
+    asked = Asked(agent.spec.table_prefix, turn.experiment, where, days, turn.last_ms + _DAY_MS, agent.redactions)
+    make(turn.platform, where).list(turn.last_ms, turn.last_ms + 1, settled_before_ms=0)  # Opens the store.
     with turn.timed():
-        archive.archive_days(agent, first, last, settled_before_ms=turn.last_ms + _DAY_MS, progress=_quiet)
+        ArchiveRun(turn.platform, make(turn.platform, where), asked, _quiet).run()
 
 
-def _tables(turn: Turn) -> dict[str, Any]:
-    ...
+def _add_traces(turn: Turn) -> None:
+    """100 traces newer than all others, as if they came while the last run was writing."""
+    from benchmarks.corpus import write
+
+    until = turn.last_ms + _HOUR_MS
+    write(turn.store.parent, NEW, seed=7_919, start=turn.n, until_ms=until, experiment=turn.experiment)
+
+
+def _take(turn: Turn, name: str) -> None:
+    assert turn.shared is not None
+    shutil.copytree(turn.shared / name, turn.folder / name)
+
+
+def _tables(turn: Turn, home: Path) -> dict[str, Any]:
+    from deltalake import DeltaTable
+
+    from benchmarks.sample import sample_agent
+
+    folder = home / "warehouse"
+    prefix = sample_agent(turn).spec.table_prefix.split(".")
+    names = ("traces", "spans", "assessments")
+    return {
+        name: DeltaTable(str(folder.joinpath(*prefix[:-1], prefix[-1] + name))).to_pyarrow_table() for name in names
+    }
+
+
+def _day(moment_ms: int) -> date:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).date()
+
+
+def _quiet(line: str) -> None:
+    """Progress nobody reads."""
+
+
+_ALL = {"baseline": users_script, "prepare": archived, "limit": parquet}
+_SERVED = {"baseline": users_script, "ours": public, "most": 3_000}
+_AGAIN = {"baseline": users_script_again, "prepare": archived, "writes": True}
+JOBS = (
+    Job(
+        name="archive_database",
+        meaning="Archiving everything from the tracking database (SQLite), against the script users write.",
+        goal="at least 30 times as fast, and half the rate of writing Parquet",
+        ours=database,
+        **_ALL,
+    ),
+    Job(
+        name="archive_public",
+        meaning="The same by MLflow's API on the same SQLite store.",
+        goal="at least 4 times as fast",
+        ours=public,
+        **_ALL,
+    ),
+    Job(
+        name="archive_public_http1",
+        meaning="The same from an `mlflow server` with one worker.",
+        goal="at least 1.7 times as fast",
+        workers=1,
+        **_SERVED,
+    ),
+    Job(
+        name="archive_public_http2",
+        meaning="The same from an `mlflow server` with two workers.",
+        goal="at least 2.3 times as fast",
+        workers=2,
+        **_SERVED,
+    ),
+    Job(
+        name="archive_incremental",
+        meaning="100 new traces after everything was archived; the script reads all again and leaves out what is held.",
+        goal="at most 150 ms, whatever is stored",
+        ours=incremental,
+        **_AGAIN,
+    ),
+    Job(
+        name="archive_again",
+        meaning="Nothing new; the script does as before.",
+        goal="at most 20 ms",
+        ours=nothing_new,
+        **_AGAIN,
+    ),
+)

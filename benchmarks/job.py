@@ -137,7 +137,7 @@ def _peak_mb() -> float:
 
 def clean_environment(turn_folder: Path, uri: str) -> dict[str, str]:
     """The environment of a side: nothing of the caller's product, MLflow or Dagster settings."""
-    foreign = ("LIFECYCLE_", "MLFLOW_", "DAGSTER_", "DATABRICKS_")
+    foreign = ("LIFECYCLE_", "MLFLOW_", "DAGSTER_", "DATABRICKS_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     telemetry = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_MODEL_CATALOG_URI": ""}
     return {**kept, **telemetry, "LIFECYCLE_HOME": str(turn_folder), "MLFLOW_TRACKING_URI": uri}

@@ -3,8 +3,8 @@
 Lives here: three processes: dagster alone, an empty code location, ours with the sample agent.
 Add here: another way to start. Not here: which modules may be imported at load (`tests/test_startup.py`).
 
-`load` compares with `import dagster` alone, which is the goal. `load_empty` compares with a code location that is loaded
-the way Dagster documents (`load_from_defs_folder`) and has nothing in it: that price is Dagster's own.
+`load` compares with `import dagster` alone, which is the goal. `load_empty` compares with a code location that is
+loaded the way Dagster documents (`load_from_defs_folder`) and has nothing in it: that price is Dagster's own.
 """
 
 from benchmarks.job import Job, Turn

@@ -68,8 +68,6 @@ class Group:
         self.rounds = rounds or max(job.rounds for job in members)
         every = (side for job in members for side in (job.baseline, job.ours, job.limit) if side)
         self.sides = list(dict.fromkeys(every))
-            dict.fromkeys(side for job in members for side in (job.baseline, job.ours, job.limit) if side)
-        )
         self.found: dict[Side, list[list[Measured]]] = {side: [] for side in self.sides}
         self.part = newest(corpus, self.first.most) if corpus else Part("", 0, 0, 0)
 
@@ -197,9 +195,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="home of a platform whose mlflow.db is the corpus")
     parser.add_argument("--n", type=int, default=50_000, help="traces of the corpus made otherwise")
     parser.add_argument("--rounds", type=int, help="times each side is measured (default: as the job says)")
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="where the rows go (elsewhere no page is made)"
-    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows go (elsewhere no page is made)")
     asked = parser.parse_args()
     every = jobs()
     unknown = sorted(set(asked.jobs) - {job.name for job in every})

@@ -75,4 +75,3 @@ def agent_definitions(agent: Agent) -> dg.Definitions:
         sensors=agent_sensors(agent),
         resources=GATEWAYS,
     )
-

@@ -2,9 +2,9 @@
 
 Lives here: loading the folder. Add here: nothing. Not here: what an agent consists of (`component.py`).
 
-Dagster's way of loading a folder (`load_from_defs_folder`) reads pyproject.toml twice and describes every component type
-of every installed package, for the pages of its own editor: some 150 ms. Agents alone need none of it. So they are
-built here when the folder holds nothing else, and by Dagster, with the same definitions, when it does.
+Dagster's way of loading a folder (`load_from_defs_folder`) reads pyproject.toml twice and describes every component
+type of every installed package, for the pages of its own editor: some 150 ms. Agents alone need none of it. So they
+are built here when the folder holds nothing else, and by Dagster, with the same definitions, when it does.
 
 Python's collector rests meanwhile: what is made stays, and a pass over all of `import dagster` takes 40 ms.
 """

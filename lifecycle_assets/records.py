@@ -229,7 +229,10 @@ class ScorersRecord(Record):
 
 @dataclass(frozen=True)
 class ScoresRecord(Record):
-    """Coverage of one day: per registered scorer name, `{version, sampled, scored, errored, waiting}` (traces)."""
+    """Coverage of one day, per registered scorer name: `{version, sampled, scored, errored, waiting, on_time, due}`.
+
+    In traces (sessions for a session scorer), see `monitoring/coverage.py`; with the `rate` and `filter` of then.
+    """
 
     day: str
     scorers_digest: str

@@ -85,7 +85,7 @@ class Runner:
                 partition_key=request.partition_key,
                 run_config=request.run_config,
                 assets=request.asset_selection,
-                tags={"dagster/run_key": request.run_key or ""},
+                tags={**request.tags, "dagster/run_key": request.run_key or ""},
             )
         return len(data.run_requests or [])
 

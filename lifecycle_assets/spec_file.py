@@ -100,7 +100,7 @@ def find_agents(root: Path = DEFS_FOLDER) -> list[Agent]:
 
 
 def only_agents(agents: Sequence[Agent], root: Path = DEFS_FOLDER) -> bool:
-    """Whether `root` declares nothing but these agents: no definitions in Python, no other component, no post-processing.
+    """Whether `root` declares nothing but these agents: no Python, no other component, no post-processing.
 
     Files inside an agent's folder are the agent's own.
     """

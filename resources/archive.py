@@ -55,9 +55,7 @@ class Archive(ABC):
     ) -> ArchivedDay:
         """The same for the days from `first` to `last`, both included."""
         days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-        found = [
-            self.archive_day(agent, day, settled_before_ms=settled_before_ms, progress=progress) for day in days
-        ]
+        found = [self.archive_day(agent, day, settled_before_ms=settled_before_ms, progress=progress) for day in days]
         written: dict[str, Written] = {}
         for one in found:
             for table, rows in one.written.items():

@@ -111,11 +111,12 @@ class _SpanStream:
         """Have the stream written; no commit without spans. A fault of the reader is raised as it was."""
         import pyarrow as pa
 
-        first = next((batch for batch in self._batches() if batch.num_rows), None)
+        batches = self._batches()
+        first = next(batches, None)
         if first is None:
             return
         try:
-            write(pa.RecordBatchReader.from_batches(arrow_schema("spans"), self._guarded(first)))
+            write(pa.RecordBatchReader.from_batches(arrow_schema("spans"), self._guarded(first, batches)))
         except Exception:
             if self._fault is not None:
                 raise self._fault from None
@@ -125,13 +126,14 @@ class _SpanStream:
         for page in self._pages:
             assert page.spans is not None
             self._aside.append(Batch(page.traces, page.assessments, None, page.quarantined))
-            self.rows += page.spans.num_rows
-            yield from page.spans.to_batches()
+            for batch in page.spans.to_batches():
+                self.rows += batch.num_rows
+                yield batch
 
-    def _guarded(self, first: "pa.RecordBatch") -> "Iterator[pa.RecordBatch]":
+    def _guarded(self, first: "pa.RecordBatch", others: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         yield first
         try:
-            yield from self._batches()
+            yield from others
         except BaseException as fault:  # Arrow turns it into an error of its own on the way through delta-rs.
             self._fault = fault
             raise
@@ -174,7 +176,5 @@ class _ReadAhead:
                         return
                     self._pages.put(page)
                 self._pages.put(None)
-        except BaseException as fault:  # The thread that writes raises it.
+        except BaseException as fault:  # noqa: BLE001 the thread that writes raises it
             self._pages.put(fault)
-
-

@@ -59,7 +59,7 @@ class Days:
         return _midnight_ms(self.first)
 
     @property
-    def untilepoch_ms(self) -> int:
+    def until_ms(self) -> int:
         """Epoch milliseconds at which the last day ends."""
         return _midnight_ms(self.last + timedelta(days=1))
 

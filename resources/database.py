@@ -42,8 +42,10 @@ class Database:
     name: str
     ids: str
     """SQL of the listed ids, as a table `j` of `value` and `nth` (from 0); its one parameter is their JSON array."""
-    rowid: str
-    """SQL of a number that grows with the rows of a table; empty where there is none."""
+    join: str
+    """How a table is joined to the listed ids, so that they lead."""
+    numbers: tuple[str, ...] = ()
+    """Tables whose rows are numbered as they come (`rowid`)."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -54,6 +56,10 @@ class Database:
 
     def _connect(self) -> Any:
         raise NotImplementedError
+
+    def typed(self, columns: Sequence[tuple[str, str, str]]) -> str:
+        """SQL that stands before a SELECT of these columns, so that nulls do not decide on their types."""
+        return ""
 
     @cached_property
     def _connection(self) -> Any:
@@ -102,7 +108,8 @@ class SqliteDatabase(Database):
 
     name = "sqlite"
     ids = "(SELECT value, key AS nth FROM json_each(?)) AS j"
-    rowid = "rowid"
+    join = "CROSS JOIN"
+    numbers = ("trace_tags", "trace_request_metadata", "spans")
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"sqlite:///{path}")
@@ -119,8 +126,18 @@ class SqliteDatabase(Database):
             raise Refused(f"{self.where}: there is no such file; start MLflow once, or correct MLFLOW_TRACKING_URI.")
         return adbc_driver_sqlite.dbapi.connect(f"file:{quote(str(self._path))}?mode=ro", autocommit=True)
 
+    def typed(self, columns: Sequence[tuple[str, str, str]]) -> str:
+        """See `Database.typed`: the driver takes types from the first rows, so a row goes before (`query` drops it)."""
+        values = {"i": "0", "f": "0.0", "s": "''"}
+        return f"SELECT {', '.join(f'{values[kind]} AS {name}' for _, name, kind in columns)} UNION ALL "
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> "pa.Table":
+        """See `Database.query`."""
+        found = super().query(sql, parameters)
+        return found.slice(1) if " UNION ALL SELECT " in sql else found
+
     def _prepare(self, cursor: Any) -> None:
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "16384"})
+        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "4096"})
 
     def revision(self) -> str:
         """See `Database.revision`."""
@@ -142,7 +159,7 @@ class PostgresDatabase(Database):
     ids = (
         "(SELECT value, nth - 1 AS nth FROM json_array_elements_text($1::json) WITH ORDINALITY AS e(value, nth)) AS j"
     )
-    rowid = ""
+    join = "JOIN"
 
     def __init__(self, uri: str) -> None:
         super().__init__(without_password(uri))

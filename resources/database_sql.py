@@ -94,7 +94,7 @@ def assessments(database: Database) -> str:
 
 
 def listing(database: Database, experiment_id: int, since_ms: int, until_ms: int) -> str:
-    """Finished production traces that started in a range, with their ends; as the filter `trace_store.PRODUCTION`."""
+    """Finished production traces that started in a range, with their ends; as the filter `trace_reader.PRODUCTION`."""
     columns: tuple[Column, ...] = (
         ("t.request_id", "trace_id", "s"),
         ("t.timestamp_ms", "request_ms", "i"),

@@ -58,6 +58,10 @@ class InPlaceDataset(ABC):
         """The records as MLflow's datasets give them: inputs, expectations, source, dataset_record_id."""
 
     @abstractmethod
+    def list_versions(self) -> list[dict[str, Any]]:
+        """Its versions: one more with every write."""
+
+    @abstractmethod
     def merge_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records `{inputs, expectations, source}`; one that is there gains the expectations."""
 

@@ -5,15 +5,16 @@ Add here: a further way to write the tables.
 Not here: the steps of archiving (`archive_run.py`), writing to one table (`delta_write.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.archive import Archive, ArchivedDay
+from resources.archive_look import Asked, LostFiles
 from resources.archive_marks import Days
-from resources.archive_run import ArchiveRun, Asked, LostFiles
+from resources.archive_run import ArchiveRun
 from resources.archive_tables import ARCHIVED, ArchiveTables
 from resources.archive_upsert import Upsert
 from resources.delta_days import replace_day
@@ -25,6 +26,7 @@ from resources.reading import open_reader
 from resources.row_batches import batch_of
 from resources.row_changes import Written
 from resources.tables import PARTITION, arrow_table, columns
+from resources.trace_reader import TraceReader
 from resources.trace_rows import TraceRows
 from resources.worker import Progress
 
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 class DeltaArchive(Archive):
     """Delta tables in a folder or an object store (`s3://…`; credentials are the environment's)."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(
+        self, platform: Platform, *, read: Callable[[Platform, str, Progress], TraceReader] = open_reader
+    ) -> None:
+        self._platform, self._read = platform, read
 
     def archive_day(
         self, agent: Agent, day: date, *, settled_before_ms: int, progress: Progress, anew: bool = False
@@ -55,7 +59,7 @@ class DeltaArchive(Archive):
     ) -> ArchivedDay:
         prefix, experiment = agent.spec.table_prefix, agent.spec.experiment
         known = experiment_id(self._platform, experiment)
-        reader = open_reader(self._platform, known, progress)
+        reader = self._read(self._platform, known, progress)
         asked = Asked(prefix, experiment, known, days, settled_before_ms, agent.redactions, anew)
         restored = False
 
@@ -80,7 +84,7 @@ class DeltaArchive(Archive):
                 raise Refused(one.said)
 
     def upsert_day(self, prefix: str, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
-        """Bring `spans`, `assessments`, then `traces` of `day` up to the rows given; only those that differ are written.
+        """Bring `spans`, `assessments`, then `traces` of `day` up to the rows given; what differs is written.
 
         An assessment of these traces that the table holds and that is not given becomes invalid. Of a trace given
         twice the last one counts. Raises `ValueError` for a trace of another day.

@@ -5,18 +5,18 @@ Add here: another damage that archiving a day again heals.
 Not here: what damage says to a reader (`table_faults.py`), archiving (`delta_archive.py`).
 
 Nothing that can be read is lost: rows of intact files stay, but for those of `traces`, which MLflow is proven to hold.
-`traces` goes first, in one commit with a note that makes archiving look at what the day's spans and assessments hold
-before it appends to them. Killed after it, the damage of the others is still there and the next run goes on.
+They go first: archiving notes how many rows a day has, so it finds the day short, and compares it with all that its
+spans and assessments hold. Killed after that, the damage of the others is still there and the next run goes on.
 """
 
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from lifecycle_assets.spec_file import Agent
-from resources.archive_marks import BATCH, COMPARED, DONE, Days, Notes
+from resources.archive_marks import Days
 from resources.delta_files import active_days, files_in_folder
 from resources.delta_table import open_table, rows_of_day, storage, zstd
-from resources.delta_write import commit_with, retried
+from resources.delta_write import retried
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.reading import open_reader
@@ -96,16 +96,13 @@ def _lacking(platform: Platform, agent: Agent, day: date, progress: Progress) ->
 
 
 def _forget_traces(platform: Platform, agent: Agent, day: date) -> None:
-    """Take the day's rows of `traces` out of the table, with notes that have it archived as an interrupted day."""
+    """Take the day's rows of `traces` out of the table: archiving then finds fewer than it noted, and compares all."""
     where = platform.table_uri(agent.spec.table_prefix + "traces")
-    names = Notes(None, experiment_id(platform, agent.spec.experiment))
-    # Below any number the others may have, 0 included: they are ahead, so their keys are looked at.
-    notes = {names.name(BATCH, day): -1, names.name(DONE, day): 0, names.name(COMPARED, day): 0}
 
     def attempt() -> None:
         target = open_table(where)
         if target is not None and any(one.day == day for one in active_days(target)):
-            target.delete(f"{PARTITION} = DATE '{day}'", commit_properties=commit_with(notes))
+            target.delete(f"{PARTITION} = DATE '{day}'")
 
     retried(where, attempt)
 

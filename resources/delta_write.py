@@ -64,9 +64,7 @@ def append_rows(
     from deltalake import write_deltalake
 
     rows = fitted(source, target) if isinstance(source, pa.Table) else source
-    write_deltalake(
-        target, rows, mode="append", writer_properties=zstd(), commit_properties=commit_with(transactions)
-    )
+    write_deltalake(target, rows, mode="append", writer_properties=zstd(), commit_properties=commit_with(transactions))
 
 
 def merge_rows(

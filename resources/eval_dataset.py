@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lifecycle_assets.records import DatasetRecord
+from lifecycle_assets.records import DatasetRecord, digest
 from lifecycle_assets.refused import Refused
 from resources.dataset_rows import InPlaceDataset, Row, canonical, rows_digest, rows_of
 from resources.mlflow_store import open_mlflow
@@ -70,6 +70,13 @@ def held_dataset(platform: Platform, asked: DatasetRecord) -> Any | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def mark_of(dataset: Any) -> str:
+    """Changes with every write of the dataset's records; read without them, by one request at most."""
+    if isinstance(dataset, InPlaceDataset):
+        return digest(dataset.list_versions())
+    return digest([dataset.dataset_id, dataset.digest, dataset.profile, dataset.last_update_time])
 
 
 def create_dataset(platform: Platform, name: str, experiment_id: str, agent: str) -> Any:

@@ -7,7 +7,7 @@ Not here: how records are merged (`eval_dataset.py`), what runs in the worker (`
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from lifecycle_assets.spec_file import Agent, dataset_rows
 from lifecycle_assets.text import plain
 from resources import eval_dataset
 from resources import run_marks as marks
+from resources.dataset_rows import rows_digest, rows_of
 from resources.evaluation_rows import content_digest, evidence_of
 from resources.evaluation_steps import EVALUATION_FILE
 from resources.explain import explained
@@ -56,6 +57,14 @@ class Evaluated:
     url: str = ""
 
 
+@dataclass(frozen=True)
+class HeldDataset:
+    """A dataset as it is now: `mark` changes with every write of its records, `digest` reads them all."""
+
+    mark: str
+    digest: Callable[[], str]
+
+
 class Evaluator(ABC):
     """Keeps the evaluation dataset and evaluates logged models on it."""
 
@@ -66,6 +75,10 @@ class Evaluator(ABC):
     @abstractmethod
     def merge_labels(self, agent: Agent, records: Sequence[Mapping[str, Any]]) -> DatasetRecord:
         """Merge records `{inputs, expectations, source}` of reviewed traces; repeating changes nothing."""
+
+    @abstractmethod
+    def held(self, asked: DatasetRecord) -> HeldDataset | None:
+        """The dataset of a record as MLflow has it now, None when it was deleted. Writes nothing, reads no record."""
 
     @abstractmethod
     def evaluate(
@@ -126,6 +139,14 @@ class MlflowEvaluator(Evaluator):
             dataset = self._own(agent) if declared.endswith(".jsonl") else self._named(declared)
             eval_dataset.merge_labels(dataset, records)
             return eval_dataset.describe(dataset)
+
+    def held(self, asked: DatasetRecord) -> HeldDataset | None:
+        """See `Evaluator.held`."""
+        with explained(self._platform.tracking_uri):
+            found = eval_dataset.held_dataset(self._platform, asked)
+            if found is None:
+                return None
+            return HeldDataset(eval_dataset.mark_of(found), lambda: rows_digest(rows_of(found)))
 
     def evaluate(
         self,

@@ -13,6 +13,7 @@ from lifecycle_assets.refused import Refused
 
 _DISK = {
     errno.ENOSPC: "no space is left",
+    errno.EFBIG: "a file may not grow further",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",

@@ -2,7 +2,7 @@
 
 Lives here: one small resource a gateway, and the one mapping every agent's definitions share; Dagster merges it
 because it is the same object.
-Add here: a gateway.
+Add here: a gateway; its implementations are imported when a run creates one.
 Not here: gateways and what they do. Nothing else imports both a gateway's local and its Databricks implementation.
 """
 
@@ -10,24 +10,23 @@ from types import MappingProxyType
 
 import dagster as dg
 
-from resources.alias_ledger import AliasLedger, MlflowAliasLedger
-from resources.archive import Archive
-from resources.compute import Compute, LocalCompute
-from resources.delta_upkeep import DeltaUpkeep
-from resources.delta_archive import DeltaArchive
-from resources.deployer import Deployer
-from resources.evaluator import Evaluator, MlflowEvaluator
-from resources.labeling_desk import LabelingDesk, MlflowLabelingDesk
-from resources.model_registry import MlflowModelRegistry, ModelRegistry
+from resources.needs import (
+    AliasLedger,
+    Archive,
+    Compute,
+    Deployer,
+    Evaluator,
+    LabelingDesk,
+    ModelRegistry,
+    Replayer,
+    ScorerRegistry,
+    Scoring,
+    SqlEngine,
+    TraceStore,
+    Tracing,
+    Upkeep,
+)
 from resources.platform import Platform
-from resources.replayer import MlflowReplayer, Replayer
-from resources.scorer_registry import MlflowScorerRegistry, ScorerRegistry
-from resources.scoring import LocalScoring, Scoring
-from resources.sql_engine import DuckDbEngine, SqlEngine
-from resources.trace_store import MlflowTraceStore, TraceStore
-from resources.tracing import LocalTracing, Tracing
-from resources.upkeep import Upkeep
-from resources.webhook_deployer import LaptopDeployer
 
 
 class AliasLedgerResource(dg.ConfigurableResource):
@@ -35,6 +34,8 @@ class AliasLedgerResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> AliasLedger:
         """Opens nothing yet: MLflow is imported at the first question."""
+        from resources.alias_ledger import MlflowAliasLedger
+
         return MlflowAliasLedger(Platform.from_env())
 
 
@@ -48,6 +49,8 @@ class ArchiveResource(dg.ConfigurableResource):
             from resources.databricks.archive.archive import WarehouseArchive
 
             return WarehouseArchive(platform)
+        from resources.delta_archive import DeltaArchive
+
         return DeltaArchive(platform)
 
 
@@ -61,6 +64,8 @@ class ComputeResource(dg.ConfigurableResource):
             from resources.databricks.compute.compute import DatabricksCompute
 
             return DatabricksCompute(platform)
+        from resources.compute import LocalCompute
+
         return LocalCompute()
 
 
@@ -74,6 +79,8 @@ class DeployerResource(dg.ConfigurableResource):
             from resources.databricks.deployment.deployer import DatabricksDeployer
 
             return DatabricksDeployer(platform)
+        from resources.webhook_deployer import LaptopDeployer
+
         return LaptopDeployer(platform)
 
 
@@ -87,6 +94,8 @@ class LabelingDeskResource(dg.ConfigurableResource):
             from resources.databricks.labeling.labeling_desk import DatabricksLabelingDesk
 
             return DatabricksLabelingDesk(platform)
+        from resources.labeling_desk import MlflowLabelingDesk
+
         return MlflowLabelingDesk(platform)
 
 
@@ -100,6 +109,8 @@ class EvaluatorResource(dg.ConfigurableResource):
             from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 
             return DatabricksEvaluator(platform)
+        from resources.evaluator import MlflowEvaluator
+
         return MlflowEvaluator(platform)
 
 
@@ -113,6 +124,8 @@ class ModelRegistryResource(dg.ConfigurableResource):
             from resources.databricks.registry.model_registry import UnityModelRegistry
 
             return UnityModelRegistry(platform)
+        from resources.model_registry import MlflowModelRegistry
+
         return MlflowModelRegistry(platform)
 
 
@@ -121,6 +134,8 @@ class ReplayerResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> Replayer:
         """Opens nothing yet: MLflow is imported at the first replay."""
+        from resources.replayer import MlflowReplayer
+
         return MlflowReplayer(Platform.from_env())
 
 
@@ -134,6 +149,8 @@ class ScorerRegistryResource(dg.ConfigurableResource):
             from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistry
 
             return DatabricksScorerRegistry(platform)
+        from resources.scorer_registry import MlflowScorerRegistry
+
         return MlflowScorerRegistry(platform)
 
 
@@ -147,7 +164,9 @@ class ScoringResource(dg.ConfigurableResource):
             from resources.databricks.scoring.scoring import DatabricksScoring
 
             return DatabricksScoring(platform)
-        return LocalScoring(MlflowTraceStore(platform), MlflowScorerRegistry(platform))
+        from resources.local_scoring import LocalScoring
+
+        return LocalScoring(platform)
 
 
 class SqlEngineResource(dg.ConfigurableResource):
@@ -160,6 +179,8 @@ class SqlEngineResource(dg.ConfigurableResource):
             from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 
             return WarehouseSqlEngine(platform)
+        from resources.sql_engine import DuckDbEngine
+
         return DuckDbEngine(platform)
 
 
@@ -173,6 +194,8 @@ class TraceStoreResource(dg.ConfigurableResource):
             from resources.databricks.tracing.trace_store import DatabricksTraceStore
 
             return DatabricksTraceStore(platform)
+        from resources.trace_store import MlflowTraceStore
+
         return MlflowTraceStore(platform)
 
 
@@ -186,6 +209,8 @@ class TracingResource(dg.ConfigurableResource):
             from resources.databricks.tracing.tracing import DatabricksTracing
 
             return DatabricksTracing(platform)
+        from resources.tracing import LocalTracing
+
         return LocalTracing(platform)
 
 
@@ -199,6 +224,8 @@ class UpkeepResource(dg.ConfigurableResource):
             from resources.databricks.archive.upkeep import WarehouseUpkeep
 
             return WarehouseUpkeep(platform)
+        from resources.delta_upkeep import DeltaUpkeep
+
         return DeltaUpkeep(platform)
 
 

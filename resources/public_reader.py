@@ -24,9 +24,8 @@ from resources.platform import Platform
 from resources.redaction import Redaction, Text
 from resources.row_batches import batch_of, listing_of
 from resources.store_state import store_state
-from resources.trace_reader import Batch, Listing, Marks, Quarantined, Touched, TraceReader
+from resources.trace_reader import PRODUCTION, Batch, Listing, Marks, Quarantined, Touched, TraceReader
 from resources.trace_rows import rows_of
-from resources.trace_store import PRODUCTION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -202,7 +201,12 @@ class PublicReader(TraceReader):
         try:
             return _parts(trace)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            return _sentence(error)
+            return unreadable(error)
+
+    def parts(self, trace_id: str) -> Found:
+        """Info and spans of one trace, wherever its spans are kept."""
+        with explained(self._platform.tracking_uri):
+            return self._alone(trace_id)
 
     def _trace_alone(self, trace_id: str) -> Any:
         tracing = self._tracing
@@ -224,7 +228,7 @@ class PublicReader(TraceReader):
                 raise
             if _SPANS_AT not in info.tags and getattr(error, "error_code", "") == "BAD_REQUEST":
                 return _without_spans(info)  # Left by a process that died: MLflow never had spans of it.
-            return _sentence(error)
+            return unreadable(error)
 
     def _is_of_the_store(self, error: Exception) -> bool:
         """Whether a failure says nothing of a trace: the store itself does not answer."""
@@ -265,7 +269,8 @@ def _without_spans(info: Any) -> Any:
     return Trace(info, TraceData(spans=[]))
 
 
-def _sentence(error: BaseException) -> str:
+def unreadable(error: BaseException) -> str:
+    """Why a trace is quarantined, in one sentence."""
     said = " ".join(str(error).split())[:200].rstrip(". ")
     return f"its spans cannot be read ({type(error).__name__}: {said})"
 

@@ -1,4 +1,4 @@
-"""Publishing scores: what the tables hold and MLflow lacks is written to MLflow, under the same ids, with the same times.
+"""Publishing scores: what the tables hold and MLflow lacks is written to MLflow, with the same ids and times.
 
 Lives here: which scores are pending, in which order they go, and noting what MLflow has.
 Add here: nothing but a rule of what has to be in MLflow before it is noted.
@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.records import ScorerVersion
+from resources.explain import explained
 from resources.platform import Platform
 from resources.publishing import Writer, open_writer
 from resources.redaction import Redaction
@@ -27,7 +28,7 @@ from resources.worker import Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH = 400
+BATCH = 2_000
 """Scores that are noted in one commit."""
 
 REPORT_SECONDS = 3.0
@@ -49,10 +50,8 @@ class Lag:
 
 def lag_of(table: ScoreTable, day: date) -> Lag:
     """What is pending of a day. Reads two tables, nothing of MLflow."""
-    import pyarrow.compute as pc
-
-    pending = table.pending(day)
-    return Lag(pending.num_rows, pc.min(pending.column("updated_at")).as_py() if pending.num_rows else None)
+    since = table.pending(day).column("updated_at").to_pylist()
+    return Lag(len(since), min(since, default=None))
 
 
 class Publisher:
@@ -68,12 +67,23 @@ class Publisher:
     ) -> None:
         self._platform, self._table, self._reader = platform, table, reader
         self._scorers, self._redact = scorers, redact
+        self._opened: Writer | None = None
+
+    @property
+    def _writer(self) -> Writer:
+        self._opened = self._opened or open_writer(self._platform)
+        return self._opened
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
 
     def publish(self, day: date, rows: "pa.Table", sessions: Mapping[str, str], progress: Progress) -> None:
-        """Write rows that were landed just now (`ScoreTable.land`); `sessions` are those of session scores, by trace."""
-        if rows.num_rows:
-            with open_writer(self._platform) as writer:
-                self._write(writer, day, with_digest(rows).to_pylist(), sessions, progress)
+        """Write rows `ScoreTable.land` has just written; `sessions` are those of session scores, by trace."""
+        with explained(self._platform.tracking_uri):
+            self._write(day, with_digest(rows).to_pylist(), sessions, progress)
 
     def publish_rest(self, day: date, progress: Progress) -> int:
         """Write what earlier runs left over, after looking what of it MLflow has; how many were pending."""
@@ -81,14 +91,13 @@ class Publisher:
         if not pending.num_rows:
             return 0
         progress(f"{day}: {pending.num_rows} scores are not in MLflow yet: publishing them")
-        with open_writer(self._platform) as writer:
+        with explained(self._platform.tracking_uri):
             for start in range(0, pending.num_rows, BATCH):
                 batch = pending.slice(start, BATCH)
                 found, sessions = self._in_mlflow(day, batch)
-                there = found.filter(found.column("same"))
-                self._table.note(day, self._noted(there.to_pylist(), day))
-                rest = found.filter(_not(found.column("same"))).to_pylist()
-                self._write(writer, day, rest, sessions, progress)
+                rows = found.to_pylist()
+                self._table.note(day, self._noted([row for row in rows if row["same"]], day))
+                self._write(day, [row for row in rows if not row["same"]], sessions, progress)
         return pending.num_rows
 
     def _in_mlflow(self, day: date, batch: "pa.Table") -> "tuple[pa.Table, dict[str, str]]":
@@ -109,16 +118,14 @@ class Publisher:
         )
         return found, dict(zip(*(traces.column(name).to_pylist() for name in traces.column_names), strict=True))
 
-    def _write(
-        self, writer: Writer, day: date, rows: list[dict[str, Any]], sessions: Mapping[str, str], progress: Progress
-    ) -> None:
+    def _write(self, day: date, rows: list[dict[str, Any]], sessions: Mapping[str, str], progress: Progress) -> None:
         begun = shown = datetime.now(UTC)
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             new = [self._feedback(row, sessions) for row in batch if row["is_new"]]
             changed = [self._feedback(row, sessions) for row in batch if not row["is_new"]]
-            writer.write(new, changed)
-            writer.settle()
+            self._writer.write(new, changed)
+            self._writer.settle()
             self._table.note(day, self._noted(batch, day))
             now, done = datetime.now(UTC), start + len(batch)
             if now - shown > timedelta(seconds=REPORT_SECONDS):
@@ -138,9 +145,3 @@ class Publisher:
         return arrow_table(
             "publications", [{**{key: row[key] for key in same}, PARTITION: day, "published_at": now} for row in rows]
         )
-
-
-def _not(column: Any) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.invert(column)

@@ -11,13 +11,12 @@ fills. Otherwise, and for a batch the database refuses, they are created one by 
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from resources.database import KNOWN_REVISIONS, database_of
-from resources.explain import explained
 from resources.mlflow_store import open_client
 from resources.platform import Platform
 from resources.store_state import sqlite_path
@@ -35,8 +34,13 @@ class Writer(ABC):
     def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
         """Create `new` and update `changed`; both may be there, or not, because another process was faster."""
 
+    @abstractmethod
     def settle(self) -> None:
         """What was written survives a power cut from here on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of threads and connections."""
 
 
 class _OneByOne(Writer):
@@ -51,8 +55,11 @@ class _OneByOne(Writer):
         list(self._pool.map(self._create, new))
         list(self._pool.map(self._update, changed))
 
+    def settle(self) -> None:
+        """See `Writer.settle`: the store has answered that it keeps it."""
+
     def close(self) -> None:
-        """End the threads."""
+        """See `Writer.close`."""
         self._pool.shutdown(cancel_futures=True)
 
     def _create(self, feedback: Any) -> None:
@@ -124,6 +131,11 @@ class _Batched(_OneByOne):
             super().write(new, ())
         super().write((), changed)
 
+    def close(self) -> None:
+        """See `Writer.close`; the store is this writer's own."""
+        super().close()
+        self._store.engine.dispose()
+
     def _insert(self, new: Sequence[Any]) -> None:
         from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
 
@@ -144,7 +156,7 @@ class _Batched(_OneByOne):
 class _Sqlite(_Batched):
     """SQLite, whose log is brought to the disk before anybody relies on it."""
 
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: Path) -> None:
         super().__init__(store, 1)
         self._path = path
 
@@ -152,34 +164,28 @@ class _Sqlite(_Batched):
         """See `Writer.settle`. With synchronous=NORMAL a commit is in the log, and the log not yet on the disk."""
         with self._store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        for name in (self._path + "-wal", self._path):
-            if os.path.exists(name):
-                handle = os.open(name, os.O_RDONLY)
+        for file in (self._path.with_name(self._path.name + "-wal"), self._path):
+            if file.exists():
+                handle = os.open(file, os.O_RDONLY)
                 try:
                     os.fsync(handle)
                 finally:
                     os.close(handle)
 
 
-@contextmanager
-def open_writer(platform: Platform) -> Generator[Writer]:
-    """The quickest way to write assessments there. Known faults of the store become `Refused`."""
-    with explained(platform.tracking_uri):
-        client = open_client(platform)
-        path, database = sqlite_path(platform.tracking_uri), database_of(platform)
-        known = database is not None and database.revision() in KNOWN_REVISIONS and not _has_rollups()
-        if known and path is not None:
-            store = _own_store(platform)
-            _write_ahead(store.engine)
-            writer = _Sqlite(store, str(path))
-        elif known:
-            writer = _Batched(_own_store(platform), 1)
-        else:
-            writer = _OneByOne(client._tracing_client.store, 1 if path else CONNECTIONS)
-        try:
-            yield writer
-        finally:
-            writer.close()
+def open_writer(platform: Platform) -> Writer:
+    """The quickest way to write assessments there; close it."""
+    open_client(platform)
+    path, database = sqlite_path(platform.tracking_uri), database_of(platform)
+    if database is None or database.revision() not in KNOWN_REVISIONS or _has_rollups():
+        from mlflow.tracing.client import TracingClient
+
+        return _OneByOne(TracingClient(platform.tracking_uri).store, 1 if path else CONNECTIONS)
+    store = _own_store(platform)
+    if path is None:
+        return _Batched(store, 1)
+    _write_ahead(store.engine)
+    return _Sqlite(store, path)
 
 
 def _own_store(platform: Platform) -> Any:

@@ -5,8 +5,6 @@ Add here: a further kind of store that is read without MLflow's API.
 Not here: the readers (`database_reader.py`, `public_reader.py`), what they answer (`trace_reader.py`).
 """
 
-from importlib.util import find_spec
-
 from lifecycle_assets.refused import Refused
 from resources.database import KNOWN_REVISIONS, database_of
 from resources.explain import without_password
@@ -25,7 +23,7 @@ def open_reader(platform: Platform, experiment_id: str, progress: Progress) -> T
     database = database_of(platform)
     if database is not None:
         revision = database.revision()
-        if revision in KNOWN_REVISIONS and find_spec("resources.database_reader"):
+        if revision in KNOWN_REVISIONS:
             from resources.database_reader import DatabaseReader
 
             return DatabaseReader(platform, database, experiment_id, revision)

@@ -61,6 +61,8 @@ class Text:
 
     def kept(self, raw: Any) -> str:
         """JSON text as it is, redacted; JSON of `raw` where that is no text of plain JSON."""
+        if not isinstance(raw, str):
+            return self.compact(raw)
         if not is_plain(raw):
             return self.json(loads(raw))
         if not self._rules:
@@ -71,6 +73,15 @@ class Text:
         except (RecursionError, ValueError):
             return self.json(loads(raw))
         return self._as_a_whole(text) if self._wide else text
+
+    def compact(self, value: Any) -> str:
+        """JSON of a value that MLflow keeps as one, not as text, without spaces; redacted, it has them."""
+        try:
+            if self._rules or "NaN" in (text := json.dumps(value)) or "Infinity" in text:
+                return self.json(value)
+            return orjson.dumps(value).decode()
+        except (TypeError, ValueError, RecursionError):
+            return self.json(value)
 
     def members(self, values: Mapping[str, Any]) -> list[str]:
         """Members of a JSON object, each kept or redacted, in the order of their text."""
@@ -133,11 +144,9 @@ class Text:
 
 def is_plain(raw: Any) -> bool:
     """Whether `raw` is text of JSON in the strict sense: no NaN, no number beyond a double, no half of a surrogate."""
-    if not isinstance(raw, str):
-        return False
     try:
         orjson.loads(raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return True
 

@@ -29,8 +29,8 @@ from resources.trace_scores import TIMEOUT, UNAVAILABLE, Answer, is_transient, s
 Reading = Callable[[Sequence[str]], Iterator[Any]]
 """Traces by id, in that order, without those that are gone."""
 
-BEAT = struct.Struct("<qqq")
-"""Task, call (-1: none) and when it began (nanoseconds of the monotonic clock)."""
+BEAT = struct.Struct("@qqq")
+"""Task, call (-1: none) and when it began (nanoseconds of the monotonic clock); each is written at once."""
 
 BACKOFF_SECONDS = (0.5, 2.0)
 """Waits before a call is repeated whose service did not answer."""

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from lifecycle_assets.refused import Refused
 from resources.score_child import BEAT, BROKEN_AFTER, Child, Reading, become_child, overdue
@@ -50,8 +49,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Said:
-    """What came of a task's call: `said` with an answer; `there`: MLflow has it (`error`: with an error);
-    `gone`: the trace was deleted (`call` is -1)."""
+    """What came of a task's call.
+
+    `kind` is `said`, with the answer; `there`: MLflow has it (code `error`: an error that stays); `gone`: the trace was
+    deleted (`call` is -1).
+    """
 
     key: int
     call: int
@@ -70,6 +72,7 @@ class _Running:
     blocks: deque[list[Task]] = field(default_factory=deque)
     heard: set[tuple[int, int]] = field(default_factory=set)
     rest: bytes = b""
+    late: tuple[int, ...] = ()
 
     def fileno(self) -> int:
         """Where its answers come from: for `select`."""
@@ -184,7 +187,9 @@ class Crew:
             key, call, begun = seen
             seconds = (time.monotonic_ns() - begun) / 1e9
             allowed = self._calls[call].seconds if call >= 0 else READ_SECONDS
-            if seconds <= allowed or seen != BEAT.unpack_from(child.beat, 0) or not child.blocks:
+            # Twice the same: what is read while it is written is no reason to end anything.
+            was_late, child.late = child.late == seen, seen
+            if seconds <= allowed or not child.blocks or not was_late:
                 continue
             os.kill(child.pid, signal.SIGKILL)
             if call >= 0:

@@ -11,7 +11,9 @@ A batch is one commit, and one more where an error gives way: killed in between,
 """
 
 from datetime import date
-from typing import TYPE_CHECKING
+from functools import cache
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
 
 from resources.delta_table import open_table, storage
 from resources.delta_write import append_rows, merge_rows, retried, table_to_write
@@ -64,6 +66,13 @@ class ScoreTable:
             "SELECT * FROM held WHERE kind = 'feedback' AND scorer_version IS NOT NULL AND source_type <> 'HUMAN'",
             held=held,
         )
+
+    def is_news(self, day: date) -> bool:
+        """Whether somebody else wrote to `assessments` since this was last read or written here."""
+        known, where = self._known.get(("assessments", day)), self._platform.table_uri(self._prefix + "assessments")
+        with storage(where):
+            target = open_table(where)
+        return target is not None and (known is None or known[0] != target.version())
 
     def land(self, day: date, rows: "pa.Table") -> "pa.Table":
         """Add rows to `assessments`; those that are there stay as they are, unless they are to give way.
@@ -152,10 +161,21 @@ def with_digest(rows: "pa.Table") -> "pa.Table":
 
 def select(sql: str, **tables: "pa.Table") -> "pa.Table":
     """The answer to a query over these Arrow tables, which sees nothing of the disk."""
-    import duckdb
-
-    with duckdb.connect(":memory:", config={"threads": 2, "enable_external_access": False}) as con:
-        con.execute("SET TimeZone = 'UTC'")
+    con = _connection(get_ident())
+    try:
         for name, table in tables.items():
             con.register(name, table)
         return con.sql(sql).to_arrow_table()
+    finally:
+        for name in tables:
+            con.unregister(name)
+
+
+@cache
+def _connection(thread: int) -> Any:
+    """One for each thread: opening it takes longer than most queries."""
+    import duckdb
+
+    con = duckdb.connect(":memory:", config={"threads": 2, "enable_external_access": False})
+    con.execute("SET TimeZone = 'UTC'")
+    return con

@@ -39,8 +39,7 @@ FROM units u LEFT JOIN (
         max(TRY_CAST(regexp_extract(rationale, '^([0-9]+) trace', 1) AS INT)) AS size
     FROM scores WHERE name = '{{name}}' AND scorer_version = '{{version}}' GROUP BY trace_id
 ) h USING (trace_id)
-WHERE substr(sha256(u.unit || ':' || '{{name}}'), 1, 16) < '{{bound}}'
-ORDER BY u.ended_ms DESC, u.trace_id"""  # noqa: S608 names, versions and numbers of ours
+WHERE substr(sha256(u.unit || ':' || '{{name}}'), 1, 16) < '{{bound}}'"""  # noqa: S608 names, versions and numbers of ours
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,10 @@ def _with_sessions(reader: TraceReader, since_ms: int, until_ms: int) -> "pa.Tab
 def only(units: Units, trace_ids: Sequence[str]) -> Units:
     """Those whose trace, of a session its first, is among `trace_ids`."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    chosen = pc.is_in(units.traces.column("trace_id"), value_set=pa.array(trace_ids, pa.string()))
-    return Units(units.traces.filter(chosen), units.members)
+    chosen = pa.table({"trace_id": pa.array(trace_ids, pa.string())})
+    kept = select("SELECT * FROM units SEMI JOIN chosen USING (trace_id)", units=units.traces, chosen=chosen)
+    return Units(kept, units.members)
 
 
 def sampled(units: Units, scores: "pa.Table", scorer: ScorerVersion) -> list[Owing]:
@@ -147,7 +146,7 @@ def sampled(units: Units, scores: "pa.Table", scorer: ScorerVersion) -> list[Owi
     sql = _UNITS.format(name=name, version=version, bound=hash_bound(scorer.sample_rate))
     found = select(
         f"SELECT trace_id, unit, ended_ms, size, owed, answered_ms, failed, CASE WHEN owed THEN former END, "  # noqa: S608
-        f"epoch_ms(created_at) FROM ({sql})",
+        f"epoch_ms(created_at) FROM ({sql}) ORDER BY ended_ms DESC, trace_id",
         units=units.traces,
         scores=scores,
     )

@@ -10,11 +10,11 @@ experiment, `lifecycle.scorer.<registered name>`, written after the registration
 """
 
 import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lifecycle_assets.gate import Outcome
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
@@ -23,13 +23,9 @@ from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.model_steps import agent_request
 from resources.platform import Platform
-from resources.scorer_outcome import score
+from resources.scorer_call import Call, call_of
 from resources.scorer_source import DeclaredScorer, declared_scorers, free_names, is_stored_whole, load_declared
 from resources.worker import Progress, run_worker
-
-ScoreTrace = Callable[[Any], Outcome]
-"""Scores one MLflow trace; an `Outcome` with neither value nor error means 'not applicable'. Never raises for
-a fault of the scorer: that is `Outcome(error=...)`."""
 
 TAG = "lifecycle.scorer."
 """Prefix of the experiment tags that hold the registered scorers' configuration."""
@@ -63,8 +59,15 @@ class ScorerRegistry(ABC):
         """What is registered for the agent now, by name; without what was stopped because it is not declared."""
 
     @abstractmethod
-    def load(self, agent: Agent, scorer: ScorerVersion) -> ScoreTrace:
-        """The registered copy of that version, ready to score traces. Raises `Refused` when it is gone."""
+    def load(self, agent: Agent, scorer: ScorerVersion, *, direct: bool = False) -> Call:
+        """The registered copy of that version, ready to be called; `direct` as of `call_of`.
+
+        Raises `Refused` when it is gone.
+        """
+
+    @abstractmethod
+    def registered_at_ms(self, agent: Agent) -> dict[str, int]:
+        """Registered name to when its current definition came into effect, epoch milliseconds; one request."""
 
 
 class MlflowScorerRegistry(ScorerRegistry):
@@ -72,16 +75,12 @@ class MlflowScorerRegistry(ScorerRegistry):
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._loaded: dict[tuple[str, str, str], ScoreTrace] = {}
+        self._loaded: dict[tuple[str, str, str], Any] = {}
 
     def try_alone(self, agent: Agent, *, progress: Progress, trace_id: str = "") -> dict[str, str]:
         """Look at the sources, then try the rest in a process of its own (some 5 s)."""
         declared = declared_scorers(agent, self._platform.environment)
-        faults = {
-            scorer.name: fault
-            for scorer in declared
-            if (fault := self._level_fault(scorer) or _static_fault(agent, scorer))
-        }
+        faults = {scorer.name: fault for scorer in declared if (fault := _static_fault(agent, scorer))}
         request = {
             **agent_request(agent),
             "scorers": [scorer.name for scorer in declared if scorer.name not in faults],
@@ -98,9 +97,6 @@ class MlflowScorerRegistry(ScorerRegistry):
     def register(self, agent: Agent, *, progress: Progress = silent) -> list[ScorerVersion]:
         """Register in order of declaration; see the base class."""
         declared = {scorer.registered_name: scorer for scorer in declared_scorers(agent, self._platform.environment)}
-        for scorer in declared.values():
-            if fault := self._level_fault(scorer):
-                raise Refused(fault, check="self_contained")
         with explained(self._platform.tracking_uri):
             experiment = experiment_id(self._platform, agent.spec.experiment)
             states = self._states(experiment)
@@ -113,7 +109,8 @@ class MlflowScorerRegistry(ScorerRegistry):
                 )
             for name, scorer in declared.items():
                 version = self._version(agent, experiment, scorer, states.get(name))
-                self._note(experiment, name, states.get(name), state_of(agent, scorer, version))
+                state = state_of(agent, scorer, version)
+                self._note(experiment, name, states.get(name), {**state, **_since(states.get(name), state)})
             for name in self._owned(states, agent) - set(declared):
                 self._note(experiment, name, states[name], {**states[name], "sample_rate": 0.0, "stopped": True})
             return self.registered(agent)
@@ -128,7 +125,13 @@ class MlflowScorerRegistry(ScorerRegistry):
             for name, state in sorted(own.items(), key=lambda item: item[1]["name"])
         ]
 
-    def load(self, agent: Agent, scorer: ScorerVersion) -> ScoreTrace:
+    def registered_at_ms(self, agent: Agent) -> dict[str, int]:
+        """See the base class."""
+        with explained(self._platform.tracking_uri):
+            states = self._states(experiment_id(self._platform, agent.spec.experiment))
+        return {name: state["registered_at_ms"] for name, state in states.items() if "registered_at_ms" in state}
+
+    def load(self, agent: Agent, scorer: ScorerVersion, *, direct: bool = False) -> Call:
         """Load it once a process. MLflow rebuilds a code scorer by running its stored source in this process."""
         experiment = experiment_id(self._platform, agent.spec.experiment)
         key = (experiment, scorer.registered_name, scorer.version)
@@ -140,17 +143,9 @@ class MlflowScorerRegistry(ScorerRegistry):
                     f"{scorer.registered_name} version {scorer.version} is not in experiment {agent.spec.experiment} "
                     f"any more; materialize {agent.name}/registered_scorers to register it again."
                 )
-            self._loaded[key] = lambda trace: score(copy, trace)
-        return self._loaded[key]
-
-    def _level_fault(self, scorer: DeclaredScorer) -> str:
-        """A sentence when this platform does not score what the scorer looks at; empty when it does."""
-        if scorer.spec.level == "trace":
-            return ""
-        return (
-            f"{scorer.name} has level: session, and this release scores sessions on Databricks only; leave it out "
-            "here by requires: DATABRICKS_HOST, or declare level: trace."
-        )
+            self._loaded[key] = copy
+        seconds = next((one.timeout_seconds for one in agent.spec.scorers if one.name == scorer.name), 60.0)
+        return call_of(self._loaded[key], seconds=seconds, direct=direct)
 
     def _version(self, agent: Agent, experiment: str, scorer: DeclaredScorer, state: Mapping[str, Any] | None) -> str:
         """The version that holds this source: the noted one, one that was registered but not noted, or a new one."""
@@ -216,6 +211,14 @@ def state_of(agent: Agent, scorer: DeclaredScorer, version: str) -> dict[str, An
         "environment": scorer.registered_name.removesuffix(f"_{agent.name}_{scorer.name}"),
         "stopped": False,
     }
+
+
+def _since(former: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str, int]:
+    """Since when the scorer scores what it scores: a new version, rate or filter begins anew."""
+    same = ("version", "sample_rate", "filter", "stopped")
+    if former is not None and all(former.get(key) == state[key] for key in same):
+        return {"registered_at_ms": former["registered_at_ms"]} if "registered_at_ms" in former else {}
+    return {"registered_at_ms": int(time.time() * 1000)}
 
 
 def stored_form(scorer: Any) -> Any:

@@ -112,8 +112,7 @@ class Database:
             if table not in tables:
                 continue
             held = self._held[table]
-            if table not in self._defined:
-                held.look()
+            held.look()  # One the question does not name may have lost files to a vacuum since.
             paths, setup = _define(con, table, held.target, alike=self._alike)
             self._setups += [setup] if setup else []
             if paths:

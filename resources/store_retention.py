@@ -26,8 +26,7 @@ from resources.mlflow_archival import EPOCH, archive_until, archived_until, why_
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.reading import open_reader
-from resources.score_table import OURS
-from resources.sql_engine import DuckDbEngine
+from resources.score_table import ScoreTable
 from resources.trace_reader import Batch, TraceReader
 from resources.upkeep import Released
 from resources.worker import Progress
@@ -39,14 +38,6 @@ _AGAIN = "run the day's archived_traces again"
 
 CHUNK = 100
 """Traces deleted in one call: what Databricks and MLflow's own pages take."""
-
-_WAITING_SQL = f"""
-SELECT (SELECT count(*) FROM quarantine WHERE trace_date = ?) AS quarantined, (
-    SELECT count(*) FROM assessments AS a LEFT JOIN publications AS p USING (trace_date, trace_id, assessment_id)
-    WHERE trace_date = ? AND a.valid AND a.{OURS} AND p.trace_id IS NULL
-) AS unpublished
-"""  # noqa: S608 a condition of ours
-
 
 def release(platform: Platform, agent: Agent, now: date, progress: Progress) -> list[Released]:
     """See `Upkeep.release`. Days oldest first; a day that has to wait lets the others go, but for MLflow's archival."""
@@ -102,9 +93,10 @@ class Proof:
 
     def __init__(self, platform: Platform, agent: Agent, experiment: str, day: date, review: Set[str]) -> None:
         self.day, self.experiment = day, experiment
-        self._prefix, self._review = agent.spec.table_prefix, review
-        self._engine = DuckDbEngine(platform)
-        tables = ArchiveTables(platform, self._prefix, experiment)
+        self._review = review
+        tables = ArchiveTables(platform, agent.spec.table_prefix, experiment)
+        self._quarantined = len(tables.ids("quarantine", Days(day, day)))
+        self._unpublished = ScoreTable(platform, agent.spec.table_prefix).pending(day).num_rows
         self._traces = set(tables.ids("traces", Days(day, day)).to_pylist())
         self._spans = self._keys(tables, "spans", "span_id")
         self._said = self._keys(tables, "assessments", "assessment_id")
@@ -114,11 +106,10 @@ class Proof:
         missing = [one for one in ids if one not in self._traces]
         if missing:
             return self._waits(f"{len(missing)} of its traces are not in the tables ({missing[0]})", _AGAIN)
-        row = self._engine.query(self._prefix, _WAITING_SQL, [self.day] * 2).dicts()[0]
-        if row["quarantined"]:
-            return self._waits(f"{row['quarantined']} of its traces are in quarantine", "see the table quarantine")
-        if row["unpublished"]:
-            return self._waits(f"{row['unpublished']} scores are not in MLflow yet", "run the day's trace_scores again")
+        if self._quarantined:
+            return self._waits(f"{self._quarantined} of its traces are in quarantine", "see the table quarantine")
+        if self._unpublished:
+            return self._waits(f"{self._unpublished} scores are not in MLflow yet", "run the day's trace_scores again")
         shown = [one for one in ids if one in self._review]
         if shown:
             return self._waits(f"{len(shown)} of its traces are under review ({shown[0]})", "have the review completed")

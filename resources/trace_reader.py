@@ -1,9 +1,9 @@
 """Reading production traces for the archive: one interface, two readers, the same rows.
 
-Lives here: what a reader answers, and picking one.
+Lives here: what a reader answers, and which traces are of production.
 Add here: a question the archive has of the store of traces.
-Not here: the readers (`public_reader.py`, `database_reader.py`), rows and columns (`trace_rows.py`, `tables.py`),
-writing (`archive.py`).
+Not here: picking a reader (`reading.py`), the readers (`public_reader.py`, `database_reader.py`), rows and columns
+(`trace_rows.py`, `tables.py`), writing (`archive.py`).
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,12 @@ from resources.redaction import Redaction
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+FINISHED = "attributes.status != 'IN_PROGRESS'"
+"""MLflow trace filter: no longer in progress."""
+
+PRODUCTION = f"{FINISHED} AND metadata.mlflow.sourceRun IS NULL"
+"""MLflow trace filter: finished, and not made by an evaluation."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> d
     if status.get("message"):
         members.append(f'"status.description": {text.json(status["message"])}')
     if span.get("events"):
-        members.append(f'"events": {text.json(span["events"])}')
+        members.append(f'"events": {text.compact(span["events"])}')
     ended = span["end_time_unix_nano"]
     return {
         "trace_id": trace_id,

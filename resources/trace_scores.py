@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lifecycle_assets.records import ScorerVersion
@@ -86,7 +87,7 @@ def is_transient(error: str | None) -> bool:
 
 def feedback_of(row: Mapping[str, Any], *, digest: str = "", session: str = "") -> Any:
     """The MLflow feedback that says what a row of `assessments` says, under its id and with its times."""
-    from mlflow.entities import AssessmentError, AssessmentSource, Feedback
+    from mlflow.entities import AssessmentError, Feedback
 
     value, error = row["value_number"], row["error"]
     metadata = {SCORER_VERSION: row["scorer_version"]}
@@ -99,7 +100,7 @@ def feedback_of(row: Mapping[str, Any], *, digest: str = "", session: str = "") 
         name=row["name"],
         value=None if error else value,
         error=AssessmentError(code, message) if error else None,
-        source=AssessmentSource(source_type=row["source_type"], source_id=row["source_id"]),
+        source=_source(row["source_type"], row["source_id"]),
         trace_id=row["trace_id"],
         metadata=metadata,
         create_time_ms=_milliseconds(row["created_at"]),
@@ -137,6 +138,14 @@ def scores_of(info: Any) -> frozenset[tuple[str, str, int, bool]]:
 def is_error(assessment: Any) -> bool:
     """Whether the scorer failed."""
     return assessment.feedback.error is not None
+
+
+@cache
+def _source(kind: str, name: str) -> Any:
+    """MLflow looks a kind up each time one is made, which takes longer than all the rest."""
+    from mlflow.entities import AssessmentSource
+
+    return AssessmentSource(source_type=kind, source_id=name)
 
 
 def _milliseconds(moment: Any) -> int:

@@ -6,33 +6,25 @@ Not here: which field becomes which column (`trace_rows.py`), labels of people (
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
 
-from lifecycle_assets.gate import Outcome
-from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
 from resources.redaction import Redaction
+from resources.trace_reader import PRODUCTION
 from resources.trace_rows import TraceRows, model_of, trace_rows
-from resources.trace_scores import is_error, said_by, score_assessment, scored_pair, scores_of
-
-FINISHED = "attributes.status != 'IN_PROGRESS'"
-"""MLflow trace filter: no longer in progress."""
-
-PRODUCTION = f"{FINISHED} AND metadata.mlflow.sourceRun IS NULL"
-"""MLflow trace filter: finished, and not made by an evaluation."""
+from resources.trace_scores import is_error, scored_pair, scores_of
 
 _DAY_MS = 86_400_000
 _SPANS_AT, _IN_STORE = "mlflow.trace.spansLocation", ("TRACKING_STORE", "ARCHIVE_REPO")
 _SEARCH_PAGE = 500  # The most a server gives at once.
 _READ_PAGE = 100  # With spans and their payloads in memory.
-_REMEMBERED = 1_000  # Traces whose assessments are kept between reading them and scoring them.
 
 
 @dataclass(frozen=True)
@@ -80,13 +72,6 @@ class TraceStore(ABC):
         """The newest production trace, of any model or of one; None when there is none."""
 
     @abstractmethod
-    def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
-        """Write the outcome as an assessment under an id of (trace, scorer, version); False when it was there.
-
-        An error that was there gives way to the outcome of a later try, in place.
-        """
-
-    @abstractmethod
     def tag(self, trace_id: str, key: str, value: str) -> None:
         """Set a tag on a trace; no write when it has that value."""
 
@@ -104,7 +89,6 @@ class MlflowTraceStore(TraceStore):
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._elsewhere: set[str] = set()  # Traces listed that keep their spans outside of the store.
-        self._pairs: dict[str, list[Any]] = {}  # Trace id to assessments, of the traces read last.
 
     @cached_property
     def _client(self) -> Any:
@@ -181,9 +165,7 @@ class MlflowTraceStore(TraceStore):
             with explained(self._platform.tracking_uri):
                 found = {trace.info.trace_id: trace for trace in self._read_page(page)}
                 traces = [found.get(trace_id) or self._read_without_spans(trace_id) for trace_id in page]
-            for trace in traces:
-                self._remember(trace.info.trace_id, trace.info.assessments)
-                yield trace
+            yield from traces
 
     def _read_page(self, trace_ids: Sequence[str]) -> list[Any]:
         """What has spans; one trace that keeps them elsewhere makes the store fail for all it is asked for."""
@@ -232,51 +214,6 @@ class MlflowTraceStore(TraceStore):
             ]
         found = [trace.info for page in pages for trace in page]
         return as_info(max(found, key=lambda info: info.request_time)) if found else None
-
-    def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
-        """See `TraceStore.write_score`. Assessments of a trace that `read` gave a moment ago are not read again.
-
-        A value that is not a finite number is written as an error. Raises `Refused` when the trace is gone.
-        """
-        tracing, pair = self._tracing, (scorer.registered_name, scorer.version)
-        assessment = score_assessment(trace_id, scorer, outcome)
-        with explained(self._platform.tracking_uri):
-            known = self._pairs.get(trace_id)
-            known = self._mlflow_info(trace_id).assessments if known is None else known
-            for former in [a for a in known if scored_pair(a) == pair]:
-                if not is_error(former) or said_by(former) == said_by(assessment):
-                    return False
-                tracing.update_assessment(trace_id, former.assessment_id, assessment)
-                assessment.assessment_id = former.assessment_id
-                self._remember(trace_id, [assessment, *(a for a in known if a is not former)])
-                return True
-            if not self._create(trace_id, assessment):
-                self._pairs.pop(trace_id, None)  # Another process was faster: what we remember is old.
-                return False
-            self._remember(trace_id, [*known, assessment])
-        return True
-
-    def _create(self, trace_id: str, assessment: Any) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._tracing.log_assessment(trace_id, assessment)
-        except MlflowException as error:
-            # A duplicate id is a constraint violation on SQL; over HTTP the 500 hides which, so look.
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-                self._mlflow_info(trace_id)
-                raise
-            there = {a.assessment_id for a in self._mlflow_info(trace_id).assessments}
-            if assessment.assessment_id not in there:
-                raise
-            return False
-        return True
-
-    def _remember(self, trace_id: str, assessments: Iterable[Any]) -> None:
-        self._pairs.pop(trace_id, None)
-        self._pairs[trace_id] = list(assessments)
-        while len(self._pairs) > _REMEMBERED:
-            self._pairs.pop(next(iter(self._pairs)))
 
     def tag(self, trace_id: str, key: str, value: str) -> None:
         """See `TraceStore.tag`. Raises `Refused` when the trace is gone."""

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from lifecycle_assets.edges import latest, readable_records
-from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.records import ScorersRecord, VersionRecord, digest
 from lifecycle_assets.release.drift import IDENTITY, Drift, find_drift, named, unfinished
 from lifecycle_assets.spec_file import Agent
@@ -25,7 +24,7 @@ from resources.model_registry import ModelRegistry
 from resources.scorer_registry import TAG, ScorerRegistry
 from resources.webhook import Webhook, configured
 from sensors.bounded import bounded
-from sensors.look import Look
+from sensors.look import Look, under_way
 from sensors.watermark import DriftCursor
 
 ASSETS = ("uc_model_version", "champion_alias", "registered_scorers")
@@ -75,7 +74,7 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         if context.cursor and now.reported == before.reported:
             return dg.SensorResult(skip_reason=now.said, cursor=look.noted(now).to_json())
         # Between a move's claim and its end, what the graph does itself looks like drift.
-        if drift and (_under_way(context.instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
+        if drift and (under_way(context.instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
             return dg.SkipReason(f"A run of {agent.name} is under way: what it changes is compared when it has ended.")
         last = {asset: _last(context.instance, agent.name, asset) for asset in ASSETS}
         _alert(agent, [found for found in drift if not _is_reported(found, last[found.asset])], now)
@@ -179,11 +178,6 @@ def _as_left(entries: Sequence[Entry], *, again: bool = False) -> str:
         move = begun[-1].move
         return f"A move ({move.decision}) of {move.at} was begun and not finished: the next run carries it out."
     return f"Everything is as the graph left it{' again' if again else ''}."
-
-
-def _under_way(instance: dg.DagsterInstance, agent: str) -> bool:
-    running = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    return any(is_run_of(agent, run) for run in instance.get_runs(dg.RunsFilter(statuses=running), limit=100))
 
 
 def _named(entries: Sequence[Entry]) -> list[tuple[int, bool]]:

@@ -4,11 +4,11 @@ Lives here: comparing what a sensor watches with what its cursor holds, the chea
 Add here: a further place a decision may rest on.
 Not here: the questions themselves (`resources/store_glance.py`), decisions (each sensor's module).
 
-Two steps. The first asks Dagster once for the last materializations and looks at the facts of files, without SQL to
-MLflow's store. When something was written there, be it a trace, the second asks one query per watched thing. Only when
-that differs too does the sensor ask what costs. Where nothing can be told, it does so at every tick. A look is a
-shortcut, never a decision: with a lost cursor, or one of an earlier release, the sensor decides anew, and its run keys
-keep it from asking twice.
+Two steps. The first asks Dagster for the last materialization of each asset, and looks at the facts of files, without
+SQL to MLflow's store. When something was written there, be it a trace, the second asks one query per watched thing.
+Only when that differs too does the sensor ask what costs. Where nothing can be told, it does so at every tick. A look
+is a shortcut, never a decision: with a lost cursor, or one of an earlier release, the sensor decides anew, and its run
+keys keep it from asking twice.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 
 import dagster as dg
 
+from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.records import digest
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
@@ -45,8 +46,8 @@ class Look:
         self._glance = StoreGlance(platform)
         archived = [self._glance.table(agent.spec.table_prefix + table) for table in tables]
         declared = [agent.spec.model_dump(mode="json"), platform.tracking_uri, platform.environment]
-        seen = [declared, last_events(instance, agent.name, assets), archived]
-        self._beside = "" if "" in archived else digest(seen)
+        self.events = last_events(instance, agent.name, assets)
+        self._beside = "" if "" in archived else digest([declared, self.events, archived])
         self._watch(watched)
 
     @property
@@ -86,12 +87,16 @@ class Look:
         return digest([self._beside, rows]) if rows else ""
 
 
-def last_events(instance: dg.DagsterInstance, agent: str, assets: Sequence[str]) -> list[list[object]]:
-    """The last materialization of each asset, by its place in Dagster's storage and its time. One question for all."""
-    if not assets:
-        return []
-    records = instance.get_asset_records([dg.AssetKey([agent, asset]) for asset in assets])
-    last = [
-        (one.asset_entry.asset_key.to_user_string(), one.asset_entry.last_materialization_record) for one in records
-    ]
-    return sorted([key, event.storage_id, event.timestamp] for key, event in last if event)
+def last_events(instance: dg.DagsterInstance, agent: str, assets: Sequence[str]) -> list[tuple[int, float] | None]:
+    """The last materialization of each asset, by its place in Dagster's storage and its time; None without one.
+
+    One question an asset, and the cheapest Dagster answers: two statements, whatever is stored.
+    """
+    found = [instance.fetch_materializations(dg.AssetKey([agent, asset]), limit=1).records for asset in assets]
+    return [(events[0].storage_id, events[0].timestamp) if events else None for events in found]
+
+
+def under_way(instance: dg.DagsterInstance, agent: str) -> bool:
+    """Whether a run of the agent is at work: what it changes is looked at when it has ended."""
+    running = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return any(is_run_of(agent, run) for run in instance.get_runs(dg.RunsFilter(statuses=running), limit=100))

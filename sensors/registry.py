@@ -10,6 +10,7 @@ from sensors.alerts import alert_sensor
 from sensors.approval import approval_sensor
 from sensors.drift import champion_drift_sensor
 from sensors.labeling import label_sync_sensor, labeling_session_sensor
+from sensors.landing import labels_landed_sensor
 from sensors.rollback import rollback_sensor
 from sensors.scorer_backfill import scorer_backfill_sensor
 
@@ -20,6 +21,7 @@ def agent_sensors(agent: Agent) -> list[dg.SensorDefinition]:
         scorer_backfill_sensor(agent),
         labeling_session_sensor(agent),
         label_sync_sensor(agent),
+        labels_landed_sensor(agent),
         approval_sensor(agent),
         champion_drift_sensor(agent),
         rollback_sensor(agent),

@@ -92,11 +92,11 @@ class BackfillCursor(Cursor):
     day: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Looked(Cursor):
-    """What a look (`sensors/look.py`) saw before the last decision: everything beside the store's rows, and those rows.
+    """What a look (`sensors/look.py`) saw before the last decision: first of all, and of the store's rows.
 
-    Both are digests; empty is never equal to what a look sees.
+    Both are digests; an empty one is equal to nothing that a look sees.
     """
 
     seen: str = ""
@@ -121,10 +121,12 @@ class SyncCursor(Looked):
 
 @dataclass(frozen=True)
 class LandedCursor(Looked):
-    """The dataset as it was when its digest was last read: MLflow's mark of it, and the digest recorded then."""
+    """The dataset when its records were last read: its name, MLflow's mark of it, and the digest recorded then."""
 
+    dataset: str = ""
     mark: str = ""
     recorded: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ class World:
             partition_key=request.partition_key,
             run_config=request.run_config,
             asset_selection=request.asset_selection,
-            tags={"dagster/run_key": request.run_key or ""},
+            tags={**request.tags, "dagster/run_key": request.run_key or ""},
         )
 
     def tick(self, sensor: str, cursor: str | None = None) -> Any:

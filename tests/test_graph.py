@@ -55,6 +55,7 @@ SENSORS = {
     "scorer_backfill_sensor",
     "labeling_session_sensor",
     "label_sync_sensor",
+    "labels_landed_sensor",
     "approval_sensor",
     "champion_drift_sensor",
     "rollback_sensor",

@@ -4,6 +4,8 @@ Lives here: what the asset does with one day, without Dagster's context.
 Add here: something its materialization should say. Not here: reading and writing (`resources/archive.py`).
 """
 
+import time
+from collections.abc import Mapping
 from datetime import date
 
 from lifecycle_assets.monitoring.day_step import DayStep
@@ -11,7 +13,7 @@ from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchiveRecord, digest
 from lifecycle_assets.text import table
-from resources.archive import Archive
+from resources.archive import Archive, ArchivedDay
 from resources.sql_engine import SqlEngine
 
 COUNTS_SQL = """
@@ -21,16 +23,22 @@ SELECT 'spans', count(*), count(DISTINCT (trace_id, span_id)) FROM spans WHERE t
 UNION ALL
 SELECT 'assessments', count(*), count(DISTINCT (trace_id, assessment_id)) FROM assessments WHERE trace_date = ?
 """
+"""Rows and keys of a day: no column of payload is read."""
 
 
 def archived_traces(step: DayStep) -> Outcome:
-    """Bring the day's rows of `traces`, `spans` and `assessments` up to date, and count them."""
-    archive: Archive = step.gateways["archive"]
-    prefix = step.agent.spec.table_prefix
-    archived = archive.archive_day(
-        step.agent, step.day, settled_before_ms=settled_before_ms(step.agent), progress=step.progress
-    )
-    counts, doubled = count_rows(step.gateways["sql"], prefix, step.day)
+    """Bring the day's rows of `traces`, `spans` and `assessments` up to date, and count them.
+
+    A day of which rows are missing that were written is compared as a whole at once, and so restored.
+    """
+    prefix, sql = step.agent.spec.table_prefix, step.gateways["sql"]
+    archived = _archive(step)
+    counts, doubled = count_rows(sql, prefix, step.day)
+    lost = [name for name, rows in archived.rows.items() if counts[name] < rows]
+    if lost:
+        step.progress(f"{step.day}: rows of {', '.join(lost)} are gone from the table; the day is compared as a whole")
+        archived = _archive(step, anew=True)
+        counts, doubled = count_rows(sql, prefix, step.day)
     record = ArchiveRecord(
         day=step.day.isoformat(),
         traces=counts["traces"],
@@ -38,7 +46,6 @@ def archived_traces(step: DayStep) -> Outcome:
         assessments=counts["assessments"],
         watermark_ms=archived.newest_ms,
     )
-    absent = f"; missing {', '.join(archived.absent[:5])}: run the day again." if archived.absent else "."
     return Outcome(
         data_version=digest(record.to_json()),
         metadata={
@@ -50,13 +57,12 @@ def archived_traces(step: DayStep) -> Outcome:
                 [(name, w.inserted, w.updated) for name, w in archived.written.items()],
             ),
             "rows": table(["table", "rows"], sorted(counts.items())),
+            "quarantined": archived.quarantined,
+            "unchanged": archived.unchanged,
+            **_lag(archived),
         },
         checks=[
-            Check(
-                "complete",
-                not archived.absent,
-                f"{archived.settled} in MLflow, {record.traces} in the table{absent}",
-            ),
+            complete_check(archived, counts["traces"]),
             Check(
                 "no_duplicates",
                 not doubled,
@@ -65,6 +71,32 @@ def archived_traces(step: DayStep) -> Outcome:
         ],
         record=record.to_json(),
     )
+
+
+def _archive(step: DayStep, *, anew: bool = False) -> ArchivedDay:
+    archive: Archive = step.gateways["archive"]
+    settled = settled_before_ms(step.agent)
+    return archive.archive_day(step.agent, step.day, settled_before_ms=settled, progress=step.progress, anew=anew)
+
+
+def complete_check(archived: ArchivedDay, rows: int) -> Check:
+    """By id and by count; a trace in quarantine is a warning."""
+    lacking = max(len(archived.absent), archived.settled - archived.quarantined - rows)
+    said = [f"{archived.settled} in MLflow, {rows} in the table"]
+    if archived.absent:
+        said.append(f"missing {', '.join(archived.absent[:5])}: run the day again")
+    elif lacking > 0:
+        said.append(f"{lacking} are missing: run the day again")
+    if archived.quarantined:
+        said.append(f"{archived.quarantined} in quarantine: see the reasons in the table quarantine")
+    return Check("complete", lacking <= 0 and not archived.quarantined, "; ".join(said) + ".", is_error=lacking > 0)
+
+
+def _lag(archived: ArchivedDay) -> Mapping[str, float]:
+    """Minutes from the start of the newest archived trace until now; nothing without a trace."""
+    if not archived.newest_ms:
+        return {}
+    return {"lag_minutes": round((time.time() * 1000 - archived.newest_ms) / 60_000, 1)}
 
 
 def count_rows(sql: SqlEngine, prefix: str, day: date) -> tuple[dict[str, int], list[str]]:

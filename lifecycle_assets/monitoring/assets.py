@@ -8,6 +8,7 @@ Not here: tables (`tables.py`), what a day's steps do (`steps.py`), people's lab
 import warnings
 
 import dagster as dg
+from pydantic import Field
 
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
 from lifecycle_assets.monitoring.dispatch import materialize
@@ -22,10 +23,18 @@ from resources.compute import Compute
 from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
 from resources.scorer_source import declared_scorers
-from resources.scoring import Scoring
+from resources.scoring import ScoreLimits, Scoring
 from resources.trace_store import TraceStore
 
 GROUP = "monitoring"
+
+
+class ScoresConfig(dg.Config):
+    """What one run of `trace_scores` may do; the launchpad shows it."""
+
+    scorers: list[str] = Field(default=[], description="Declared names of the scorers that are called; empty: all.")
+    max_traces: int = Field(default=0, ge=0, description="Traces (or sessions) scored at most, newest first; 0: all.")
+    max_cost_usd: float = Field(default=0.0, ge=0, description="USD spent at most by cost_per_call; 0: no cap.")
 
 
 def monitoring_assets(agent: Agent) -> list[dg.AssetsDefinition | dg.SourceAsset]:
@@ -159,22 +168,31 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         group=GROUP,
         deps=["production_traces", "registered_scorers"],
         kinds={"mlflow"},
-        checks={"coverage": "Every sampled trace of the day has a score of every active scorer's current version."},
+        checks={"coverage": "The declared share of sampled traces has its score in time, and no scorer failed."},
         partitions=days,
         pool=f"{agent.name}_scores",
     )
     def trace_scores(
         context: dg.AssetExecutionContext,
+        config: ScoresConfig,
         compute: dg.ResourceParam[Compute],
         scoring: dg.ResourceParam[Scoring],
     ) -> dg.MaterializeResult:
-        """Scores of a day's production traces by every active scorer's current version, as MLflow assessments.
+        """Scores of a day's production traces and sessions by every active scorer's current version.
 
-        Sampling is by hash: the same decision for a trace and a scorer for ever. Only missing (trace, scorer,
-        version) pairs are scored; a scorer that raises leaves an assessment with its error. Safe to run again.
+        They land in the table assessments, and then in MLflow under the same ids. Sampling is by hash: the same
+        decision for a trace and a scorer for ever. Only missing (trace, scorer, version) triples are scored; a scorer
+        that raises leaves its error, which is tried again when it may pass by itself. Safe to run again.
         """
         registered = upstream(context, "registered_scorers", ScorersRecord)
-        inputs = {"registered_scorers": registered}
+        unknown = sorted(set(config.scorers) - {scorer.name for scorer in agent.spec.scorers})
+        if unknown:
+            raise Refused(
+                f"{agent.name}/trace_scores: scorers names {', '.join(map(repr, unknown))[:200]}, which defs.yaml does "
+                f"not declare; declared are {', '.join(scorer.name for scorer in agent.spec.scorers)}."
+            )
+        limits = ScoreLimits(config.scorers, config.max_traces, config.max_cost_usd)
+        inputs = {"registered_scorers": registered, "limits": limits}
         return materialize(context, agent, compute, gateways={"scoring": scoring}, inputs=inputs)
 
     return trace_scores

@@ -9,12 +9,25 @@ The query costs what the range holds of ids, tags and scores: payloads are not r
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from lifecycle_assets.records import ScorerVersion
 from resources.filter_sql import condition_of
 from resources.sampling import hash_bound, least_expected
+from resources.trace_scores import OWED_AGAIN_SQL
+
+_SESSIONS = """by_day AS (
+            SELECT *, row_number() OVER (PARTITION BY session_id, trace_date ORDER BY request_ms, trace_id) AS place
+            FROM seen WHERE session_id <> ''
+        ),
+        begun AS (
+            SELECT *, lag(trace_date) OVER (PARTITION BY session_id ORDER BY trace_date) AS before
+            FROM by_day WHERE place = 1
+        ),
+        firsts AS (SELECT * FROM begun WHERE before IS NULL OR date_diff('day', before, trace_date) > 1),"""
+"""The first trace of each session: it carries the session's score, and its day is the session's. See
+`resources/score_units.py`: after a whole day without a trace a session is a new one."""
 
 MAX_ROWS = 100_000
 """Rows of one answer: twenty scorers on every day of thirteen years."""
@@ -109,41 +122,44 @@ def statement(
     Rows: `n` is the scorer's place, -1 all traces of the day, null the distinct traces any scorer is still to score;
     `trace_date`; then the fields of `DayCount`.
     """
-    days = [first.isoformat(), last.isoformat()]
+    has_sessions = any(one.level == "session" for one in scorers)
+    # Whether a session goes on from the day before decides whose day it is.
+    days = [(first - timedelta(days=int(has_sessions))).isoformat(), last.isoformat()]
     in_range = "trace_date BETWEEN CAST(? AS DATE) AND CAST(? AS DATE)"
     asked, parameters = [], []
     for number, scorer in enumerate(scorers):
         asked.append(f"SELECT {number} AS n, CAST(? AS VARCHAR) AS name, CAST(? AS VARCHAR) AS version")
         parameters += [scorer.registered_name, scorer.version]
-    judged = any("feedback" in s.filter.lower() or "expectation" in s.filter.lower() for s in scorers)
     seen = f"SELECT {_COLUMNS}, NULL AS judged FROM traces t WHERE t.{in_range}"  # noqa: S608 texts of ours
-    if judged:
+    if any("feedback" in s.filter.lower() or "expectation" in s.filter.lower() for s in scorers):
         seen = f"""SELECT {_COLUMNS}, j.judged FROM traces t LEFT JOIN (
             SELECT trace_id, trace_date, array_agg(DISTINCT kind || '.' || name) AS judged FROM assessments
             WHERE valid AND {in_range} GROUP BY trace_id, trace_date
         ) j ON j.trace_id = t.trace_id AND j.trace_date = t.trace_date WHERE t.{in_range}"""  # noqa: S608
         parameters += days
     parameters += days
-    units = ["SELECT -1 AS n, trace_date, trace_id AS unit, false AS sampled FROM seen"]
+    units = ["SELECT -1 AS n, trace_date, trace_id, trace_id AS unit, false AS sampled FROM seen"]
     for number, scorer in enumerate(scorers):
         text, values = _units(number, scorer, by_hash=by_hash)
         units.append(text)
         parameters += values
-    answers = f"""
-        SELECT q.n, {_unit_of_answer(scorers)} AS unit, bool_or(a.error IS NULL) AS scored,
-            bool_or(a.error IS NOT NULL AND NOT ({OWED_AGAIN})) AS errored
-        FROM assessments a JOIN asked q ON a.name = q.name AND a.scorer_version = q.version
-            LEFT JOIN seen s ON s.trace_id = a.trace_id AND s.trace_date = a.trace_date
-        WHERE a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN' AND a.{in_range}
-        GROUP BY q.n, {_unit_of_answer(scorers)}"""  # noqa: S608 texts of ours
-    parameters += days
+    parameters += [*days, first.isoformat()]
     sql = f"""
-        WITH asked AS ({" UNION ALL ".join(asked)}), seen AS ({seen}), units AS ({" UNION ALL ".join(units)}),
-        answers AS ({answers}),
+        WITH asked AS ({" UNION ALL ".join(asked)}), seen AS ({seen}),
+        {_SESSIONS if has_sessions else ""}
+        units AS ({" UNION ALL ".join(units)}),
+        answers AS (
+            SELECT q.n, a.trace_id, bool_or(error IS NULL) AS scored,
+                bool_or(error IS NOT NULL AND NOT ({OWED_AGAIN_SQL})) AS errored
+            FROM assessments a JOIN asked q ON a.name = q.name AND a.scorer_version = q.version
+            WHERE a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN' AND a.{in_range}
+            GROUP BY q.n, a.trace_id
+        ),
         marked AS (
             SELECT u.n, u.trace_date, u.unit, u.sampled, coalesce(a.scored, false) AS scored,
                 coalesce(a.errored, false) AND NOT coalesce(a.scored, false) AS errored
-            FROM units u LEFT JOIN answers a ON a.n = u.n AND a.unit = u.unit
+            FROM units u LEFT JOIN answers a ON a.n = u.n AND a.trace_id = u.trace_id
+            WHERE u.trace_date >= CAST(? AS DATE)
         )
         SELECT n, trace_date, count(*) AS matching, count(*) FILTER (WHERE sampled) AS sampled,
             count(*) FILTER (WHERE sampled AND scored) AS scored,
@@ -157,29 +173,10 @@ def _units(number: int, scorer: ScorerVersion, *, by_hash: bool) -> tuple[str, l
     """What one scorer looks at in the range, and whether it samples it."""
     is_there = "CASE WHEN list_contains(judged, {key}) THEN 1 END"
     condition, values = condition_of(scorer.filter, judged=is_there).positional()
-    is_session = scorer.level == "session"
-    unit = "session_id" if is_session else "trace_id"
-    sampled, rate = "true", scorer.sample_rate
-    parameters: list[str | float] = []
-    if rate <= 0:
-        sampled = "false"
-    elif by_hash and rate < 1:
+    unit, place = ("session_id", "firsts") if scorer.level == "session" else ("trace_id", "seen")
+    sampled, parameters = "true" if scorer.sample_rate > 0 else "false", []
+    if by_hash and 0 < scorer.sample_rate < 1:
         sampled = f"substr(sha256({unit} || ':' || ?), 1, 16) < ?"
-        parameters += [scorer.registered_name, hash_bound(rate)]
-    if is_session:
-        # A session is of the day of its newest trace.
-        inner = f"SELECT session_id, max(trace_date) AS trace_date FROM seen WHERE session_id <> '' AND {condition} "  # noqa: S608
-        text = f"SELECT {number}, trace_date, session_id, {sampled} FROM ({inner} GROUP BY session_id) AS s{number}"  # noqa: S608
-    else:
-        text = f"SELECT {number}, trace_date, trace_id, {sampled} FROM seen WHERE {condition}"  # noqa: S608
+        parameters = [scorer.registered_name, hash_bound(scorer.sample_rate)]
+    text = f"SELECT {number}, trace_date, trace_id, {unit}, {sampled} FROM {place} WHERE {condition}"  # noqa: S608
     return text, [*parameters, *values]
-
-
-def _unit_of_answer(scorers: Sequence[ScorerVersion]) -> str:
-    """What a score is of: its trace, or the session of its trace."""
-    sessions = ", ".join(str(number) for number, scorer in enumerate(scorers) if scorer.level == "session")
-    return f"CASE WHEN q.n IN ({sessions}) THEN s.session_id ELSE a.trace_id END" if sessions else "a.trace_id"
-
-
-OWED_AGAIN = "starts_with(a.error, 'SCORER_UNAVAILABLE:') OR starts_with(a.error, 'SCORER_TIMEOUT:')"
-"""SQL over `a.error`: whether an error is of the kind that is tried again."""

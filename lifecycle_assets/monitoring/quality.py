@@ -1,148 +1,158 @@
-"""The daily numbers: from the tables to rows of `quality_metrics`, and alert rules over them.
+"""The daily numbers: from the tables to rows of `quality_metrics`.
 
-Lives here: SQL over the archive and pure functions over its answers.
+Lives here: naming what the engine counted, and its intervals.
 Add here: a number people should watch every day.
-Not here: the asset (`monitoring.py`), views for ad-hoc questions (`resources/tables.py`).
+Not here: SQL (`quality_sql.py`), intervals (`intervals.py`), alert rules (`alert_rules.py`), the asset (`tables.py`),
+views for ad-hoc questions (`resources/views.py`).
+
+A number of a slice has the slice in its name, `latency/p95{tenant=acme}`, so that a metric without braces is about all
+traces. Tag values come from outside: a name holds at most `VALUE_CHARACTERS` of one, and everything but letters,
+digits and `_.-~` percent-encoded (RFC 3986).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
+from urllib.parse import quote
 
-from lifecycle_assets.gate import aggregate
+from lifecycle_assets.monitoring.alert_rules import MEASURES
 from lifecycle_assets.monitoring.intervals import mean_interval, share_interval
-from lifecycle_assets.spec import AlertRule
-from resources.feedback import FEEDBACK_NAME
+from lifecycle_assets.monitoring.quality_sql import VALUES_SQL, statements
+from lifecycle_assets.records import digest
 from resources.sql_engine import SqlEngine
 
-TRACES_SQL = "SELECT trace_id, model_id, state, execution_ms FROM traces WHERE trace_date = ? ORDER BY trace_id"
-SCORES_SQL = """
-SELECT a.trace_id, t.model_id, a.name, a.value_number AS value, a.error <> '' AND a.error IS NOT NULL AS failed
-FROM assessments a JOIN traces t USING (trace_id, trace_date)
-WHERE a.trace_date = ? AND a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN'
-QUALIFY row_number() OVER (
-    PARTITION BY a.trace_id, a.name ORDER BY try_cast(a.scorer_version AS INTEGER) DESC NULLS LAST, a.updated_at DESC
-) = 1
-ORDER BY a.trace_id, a.name
-"""
-FEEDBACK_SQL = """
-SELECT a.trace_id, t.model_id, a.value_number AS value
-FROM assessments a JOIN traces t USING (trace_id, trace_date)
-WHERE a.trace_date = ? AND a.valid AND a.name = ? AND a.value_number IS NOT NULL ORDER BY a.trace_id
-"""
-HISTORY_SQL = """
-SELECT CAST(trace_date AS VARCHAR) AS day, metric, sum(value * n) / sum(n) AS value, min(ci_low) AS low,
-       max(ci_high) AS high, CAST(sum(n) AS BIGINT) AS n
-FROM quality_metrics WHERE n > 0 AND trace_date > ? AND trace_date <= ? GROUP BY trace_date, metric ORDER BY metric, day
-"""
+ROWS = 1_000_000
+"""Rows one statement may answer with: 20 scorers, 5 tags of 200 values, and samples of their means stay below it."""
+
+VALUE_CHARACTERS = 60
+"""Characters of a tag's value in a metric's name; a longer one ends in a digest of the whole."""
+
+REST = "other"
+"""Stands for all values of a tag that have no slice of their own; a value that reads so is written %6Fther."""
+
+SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+Group = tuple[str, str | None, str]
+"""Slice, part and model id."""
 
 
 def daily_rows(
-    sql: SqlEngine, prefix: str, day: date, *, scorer_prefix: str, versions: Mapping[str, str]
+    sql: SqlEngine,
+    prefix: str,
+    day: date,
+    *,
+    scorer_prefix: str,
+    versions: Mapping[str, str],
+    slices: Sequence[str] = (),
+    max_slice_values: int = 20,
 ) -> list[dict[str, Any]]:
-    """Rows of `quality_metrics` for one day, one for each model and metric.
+    """Rows of `quality_metrics` for one day, one for each model, metric and slice.
 
-    `scorer_prefix` is cut from registered scorer names; `versions` maps model id to registered version.
+    `scorer_prefix` is cut from registered scorer names; `versions` maps model id to registered version; `slices` are
+    tags of traces.
     """
-    models: dict[str, dict[str, list[float]]] = {}
-    shares: dict[str, dict[str, list[float]]] = {}
-    for row in sql.query(prefix, TRACES_SQL, [day], limit=1_000_000).dicts():
-        if row["execution_ms"] is not None:
-            models.setdefault(row["model_id"], {}).setdefault("latency_seconds", []).append(row["execution_ms"] / 1000)
-        shares.setdefault(row["model_id"], {}).setdefault("error_rate", []).append(float(row["state"] != "OK"))
-    for row in sql.query(prefix, SCORES_SQL, [day], limit=1_000_000).dicts():
-        name = str(row["name"])
-        if not name.startswith(scorer_prefix):
+    named = {
+        tag: [row["value"] for row in sql.query(prefix, VALUES_SQL, [tag, day, max_slice_values]).dicts()]
+        for tag in slices
+    }
+    found = {
+        name: sql.query(prefix, text, values, limit=ROWS).dicts()
+        for name, (text, values) in statements(day, named).items()
+    }
+    numbers = _Numbers(day, versions)
+    for row in found["counts"]:
+        numbers.share(row, "error_rate", row["errors"], row["n"])
+        numbers.add(row, "traces", row["n"], row["n"])
+    ranks = {(*_group(row), row["measure"], row["share"]): (row["low"], row["high"]) for row in found["ranks"]}
+    samples = _samples(found["measure_samples"])
+    for row in found["measures"]:
+        measure, n = row["measure"], row["n"]
+        for name, share in SHARES.items():
+            interval = ranks.get((*_group(row), measure, share), (None, None))
+            numbers.add(row, f"{measure}/{name}", row[name], n, interval)
+        if measure in MEASURES:
+            numbers.add(row, f"{measure}/sum", row["total"], n)
+            numbers.mean(row, f"{measure}/mean", row["total"], n, samples[(*_group(row), measure)])
+    samples = _samples(found["score_samples"])
+    for row in found["scores"]:
+        if not row["name"].startswith(scorer_prefix):
             continue
-        scorer = name.removeprefix(scorer_prefix)
-        shares.setdefault(row["model_id"], {}).setdefault(f"{scorer}/error_rate", []).append(float(bool(row["failed"])))
-        if row["value"] is not None:
-            models.setdefault(row["model_id"], {}).setdefault(f"{scorer}/mean", []).append(row["value"])
-    for row in sql.query(prefix, FEEDBACK_SQL, [day, FEEDBACK_NAME], limit=1_000_000).dicts():
-        shares.setdefault(row["model_id"], {}).setdefault("negative_feedback_rate", []).append(
-            float(row["value"] < 0.5)
+        scorer, n = row["name"].removeprefix(scorer_prefix), row["scored"]
+        numbers.share(row, f"{scorer}/error_rate", row["failed"], row["n"])
+        if n and row["passes"]:
+            numbers.share(row, f"{scorer}/mean", round(row["total"]), n)
+        elif n:
+            numbers.mean(row, f"{scorer}/mean", row["total"], n, samples[(*_group(row), row["name"])])
+    for row in found["feedback"]:
+        numbers.add(row, "feedback", row["n"], row["n"])
+        numbers.share(row, "negative_feedback_rate", row["negative"], row["n"])
+        numbers.share(row, "positive_rate", row["n"] - row["negative"], row["n"])
+    return sorted(numbers.rows, key=lambda row: (row["model_id"], row["metric"]))
+
+
+class _Numbers:
+    """Rows of one day as they are found."""
+
+    def __init__(self, day: date, versions: Mapping[str, str]) -> None:
+        self._day, self._versions = day, versions
+        self.rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        row: Mapping[str, Any],
+        metric: str,
+        value: float,
+        n: int,
+        interval: tuple[float | None, float | None] | None = None,
+    ) -> None:
+        """A number of the model and slice that `row` is about."""
+        low, high = interval or (None, None)
+        self.rows.append(
+            {
+                "trace_date": self._day,
+                "model_id": row["model_id"],
+                "version": self._versions.get(row["model_id"], ""),
+                "metric": metric + slice_name(row["slice"], row["part"]),
+                "value": _steady(value),
+                "n": n,
+                "ci_low": _steady(low),
+                "ci_high": _steady(high),
+            }
         )
-    rows = []
-    for model_id in sorted({*models, *shares}):
-        numbers = [*_of_means(models.get(model_id, {})), *_of_shares(shares.get(model_id, {}))]
-        for metric, value, n, interval in numbers:
-            low, high = interval or (None, None)
-            rows.append(
-                {
-                    "trace_date": day,
-                    "model_id": model_id,
-                    "version": versions.get(model_id, ""),
-                    "metric": metric,
-                    "value": value,
-                    "n": n,
-                    "ci_low": low,
-                    "ci_high": high,
-                }
-            )
-    return rows
+
+    def share(self, row: Mapping[str, Any], metric: str, hits: int, n: int) -> None:
+        """A share with its interval."""
+        self.add(row, metric, hits / n, n, share_interval(hits, n))
+
+    def mean(self, row: Mapping[str, Any], metric: str, total: float, n: int, sample: Sequence[float]) -> None:
+        """A mean with its interval."""
+        name = f"{self._day}:{row['model_id']}:{metric}{slice_name(row['slice'], row['part'])}"
+        self.add(row, metric, total / n, n, mean_interval(sample, n, total / n, name))
 
 
-Number = tuple[str, float, int, tuple[float, float] | None]
+def slice_name(tag: str, value: str | None) -> str:
+    """What a slice adds to the name of a metric: `{tag=value}`, nothing for all traces; None is all other values."""
+    if not tag:
+        return ""
+    if value is None:
+        return f"{{{tag}={REST}}}"
+    escaped = "%6Fther" if value == REST else quote(value, safe="")
+    if len(escaped) > VALUE_CHARACTERS:
+        escaped = f"{escaped[: VALUE_CHARACTERS - 9]}~{digest(value, length=8)}"
+    return f"{{{tag}={escaped}}}"
 
 
-def _of_means(values: Mapping[str, Sequence[float]]) -> list[Number]:
-    numbers: list[Number] = []
-    for metric, found in sorted(values.items()):
-        if metric == "latency_seconds":
-            for percentile in ("p50", "p95"):
-                number = aggregate(found, percentile)
-                assert number is not None  # The list exists because a value was put in.
-                numbers.append((f"latency/{percentile}", number, len(found), None))
-            continue
-        numbers.append((metric, sum(found) / len(found), len(found), _interval(found)))
-    return numbers
+def _group(row: Mapping[str, Any]) -> Group:
+    return row["slice"], row["part"], row["model_id"]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Wilson's interval for pass or fail, Student's for numbers."""
-    if set(values) <= {0.0, 1.0}:
-        return share_interval(round(sum(values)), len(values))
-    return mean_interval(values)
+def _samples(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None, str, str], list[float]]:
+    found: dict[tuple[str, str | None, str, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((*_group(row), row["name"]), []).append(row["value"])
+    return found
 
 
-def _of_shares(values: Mapping[str, Sequence[float]]) -> list[Number]:
-    numbers: list[Number] = []
-    for metric, found in sorted(values.items()):
-        numbers.append((metric, sum(found) / len(found), len(found), share_interval(round(sum(found)), len(found))))
-        if metric == "error_rate":
-            numbers.append(("traces", float(len(found)), len(found), None))
-    return numbers
-
-
-@dataclass(frozen=True)
-class Breach:
-    """How an alert rule stands.
-
-    `breached` when k of the last n days, the newest included, lie beyond the line; `unknown` when there is no value
-    to judge, which is no pass either.
-    """
-
-    breached: bool
-    sentence: str
-    unknown: bool = False
-
-
-def hold(rule: AlertRule, days: Sequence[tuple[str, float]], day: str) -> Breach:
-    """Hold the daily values `(day, value)`, oldest first, against `rule` on `day`.
-
-    Without a value of that very day nothing is known, whatever earlier days say.
-    """
-    recent = [point for point in days if point[0] <= day][-rule.n :]
-    if not recent or recent[-1][0] != day:
-        return Breach(True, f"{rule.metric} has no value on {day}: score and archive the day first.", unknown=True)
-    limit, word = (rule.at_least, "at least") if rule.at_least is not None else (rule.at_most, "at most")
-    assert limit is not None  # AlertRule holds exactly one of the two.
-
-    def beyond(value: float) -> bool:
-        return value < limit if rule.at_least is not None else value > limit
-
-    count = sum(1 for _, value in recent if beyond(value))
-    value = recent[-1][1]
-    sentence = f"{rule.metric} is {value:.4g} on {day}, {word} {limit:g}; beyond it on {count} of {len(recent)} days."
-    return Breach(count >= rule.k and beyond(value), sentence)
+def _steady(value: float | None) -> float | None:
+    """`value` in 12 digits: an engine adds in any order, and a day whose rows are the same keeps its numbers."""
+    return None if value is None else float(f"{value:.12g}")

@@ -1,31 +1,41 @@
 """The step of `trace_scores`: a day's scores and how complete they are.
 
 Lives here: what the asset does with one day, without Dagster's context.
-Add here: something its materialization should say. Not here: scoring (`resources/scoring.py`).
+Add here: something its materialization should say. Not here: scoring (`resources/scoring.py`), the check's sentence
+(`coverage.py`).
 """
 
+from dataclasses import replace
+
+from lifecycle_assets.monitoring.coverage import covered, with_sampling
 from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ScorersRecord, ScoresRecord, digest
-from lifecycle_assets.text import table
-from resources.scoring import Scoring
+from lifecycle_assets.text import plain, table
+from resources.scoring import DayScores, ScoreLimits, Scoring
+
+COUNTS = ("sampled", "scored", "errored", "waiting", "on_time")
+"""Columns of the table of coverage."""
 
 
 def trace_scores(step: DayStep) -> Outcome:
-    """Close the gaps of the day's scores. Input: the record of `registered_scorers`."""
+    """Close the gaps of the day's scores. Inputs: the record of `registered_scorers`, and `limits` of this run."""
     scoring: Scoring = step.gateways["scoring"]
     registered = ScorersRecord.from_json(step.inputs["registered_scorers"])
+    limits = ScoreLimits.from_json(step.inputs["limits"])
     scores = scoring.score_day(
         step.agent,
         step.day,
         registered.versions,
         settled_before_ms=settled_before_ms(step.agent),
         progress=step.progress,
+        limits=limits,
     )
-    record = ScoresRecord(step.day.isoformat(), registered.digest, scores.traces, scores.coverage)
+    coverage = with_sampling(scores.coverage, registered.versions)
+    record = ScoresRecord(step.day.isoformat(), registered.digest, scores.traces, coverage)
     rows = [
-        (name, c["version"], c["sampled"], c["scored"], c["errored"], c["waiting"])
+        (name, c["version"], *(c.get(count, 0) for count in COUNTS), scores.left.get(name, 0))
         for name, c in sorted(scores.coverage.items())
     ]
     return Outcome(
@@ -33,18 +43,21 @@ def trace_scores(step: DayStep) -> Outcome:
         metadata={
             "traces": scores.traces,
             "written": scores.written,
-            "coverage": table(["scorer", "version", "sampled", "scored", "errored", "waiting"], rows),
+            "calls": scores.calls,
+            "seconds": round(scores.seconds, 3),
+            "left": sum(scores.left.values()),
+            "pending": scores.pending,
+            "oldest_pending_minutes": round(scores.pending_minutes, 1),
+            "coverage": table(["scorer", "version", *COUNTS, "left by a cap"], rows),
         },
-        checks=[coverage_check(record)],
+        checks=[_with_lag(covered(record.coverage, step.agent.spec.monitoring.coverage), scores)],
         record=record.to_json(),
     )
 
 
-def coverage_check(record: ScoresRecord) -> Check:
-    """Passed when nothing sampled is waiting and nothing errored; an error of a scorer is a warning."""
-    waiting = {name: c["waiting"] for name, c in record.coverage.items() if c["waiting"]}
-    errored = {name: c["errored"] for name, c in record.coverage.items() if c["errored"]}
-    sentences = [f"{name} has not scored {n} sampled traces: run the day again." for name, n in sorted(waiting.items())]
-    sentences += [f"{name} failed on {n} traces: see the errors in assessments." for name, n in sorted(errored.items())]
-    said = " ".join(sentences) or f"Every sampled trace of {record.day} is scored."
-    return Check("coverage", not sentences, said, is_error=bool(waiting))
+def _with_lag(check: Check, scores: DayScores) -> Check:
+    """The check, failed with a warning while scores are in the tables only."""
+    if not scores.unpublished:
+        return check
+    said = f"{check.description} {scores.pending} scores wait to be published: {plain(scores.unpublished, 300)}"
+    return replace(check, passed=False, description=said, is_error=check.is_error and not check.passed)

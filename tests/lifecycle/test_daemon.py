@@ -188,6 +188,7 @@ def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspa
                 "champion_drift_sensor",
                 "label_sync_sensor",
                 "labeling_session_sensor",
+                "labels_landed_sensor",
                 "scorer_backfill_sensor",
             )
         } | {"tiny_rollback_sensor": "STOPPED"}

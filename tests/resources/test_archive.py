@@ -16,8 +16,9 @@ from deltalake import DeltaTable
 
 from lifecycle_assets.refused import Refused
 from resources.delta_archive import DeltaArchive
-from resources.row_changes import Written
+from resources.delta_write import merge_rows
 from resources.platform import Platform
+from resources.row_changes import Written
 from resources.sql_engine import DuckDbEngine
 from resources.tables import KEYS, TABLES, arrow_table
 from resources.trace_rows import TraceRows
@@ -239,18 +240,6 @@ def test_a_promotion_is_appended_once(archive: DeltaArchive, home: Platform) -> 
     assert found.rows == ((datetime(2026, 11, 20, 10, tzinfo=UTC), '{"run": "r"}'),)
 
 
-def test_many_small_writes_are_compacted(
-    archive: DeltaArchive, home: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("resources.archive._COMPACT_FROM", 5)
-    for i in range(12):
-        archive.upsert_day(PREFIX, DAY, [make_rows(i)])
-
-    assert len(DeltaTable(home.table_uri(PREFIX + "traces")).file_uris()) < 5
-    assert DuckDbEngine(home).tables(PREFIX)["traces"] == 12
-    assert archive.upsert_day(PREFIX, DAY, [make_rows(i) for i in range(12)])["traces"] == Written(0, 0)
-
-
 def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive, home: Platform) -> None:
     archive.upsert_day(PREFIX, DAY, [make_rows(1)])
     for file in (Path(home.table_uri(PREFIX + "traces")) / "_delta_log").iterdir():
@@ -296,13 +285,8 @@ def start_writer(home: Platform, first: int, last: int, step: int, name: str, go
 
 def assert_each_once(home: Platform, traces: int) -> None:
     engine = DuckDbEngine(home)
-    assert engine.tables(PREFIX) | {"promotions": 0} == {
-        "traces": traces,
-        "spans": 2 * traces,
-        "assessments": 2 * traces,
-        "promotions": 0,
-        "quality_metrics": 0,
-    }
+    rows = {"traces": traces, "spans": 2 * traces, "assessments": 2 * traces}
+    assert engine.tables(PREFIX) | {"promotions": 0} == dict.fromkeys(TABLES, 0) | rows
     for table in CHILDREN:
         keys = ", ".join(KEYS[table])
         distinct = engine.query(PREFIX, f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})").rows[0][0]
@@ -359,16 +343,16 @@ def test_a_writer_that_always_loses_says_so(
 ) -> None:
     """The other writer really commits, each time between our reading and our commit."""
     archive.upsert_day(PREFIX, DAY, [make_rows(1)])
-    rival, merge, turn = DeltaArchive(home), DeltaArchive._merge, iter(range(1000))
+    turn = iter(range(1000))
 
-    def after_the_rival(target: DeltaTable, source: Any, predicate: str) -> Any:
+    def after_the_rival(target: DeltaTable, source: Any, predicate: str, transactions: Any = None) -> Any:
         row = {**make_rows(1).spans[0], "name": f"rival {next(turn)}"}
-        changed = rival._open(PREFIX + "spans")
-        table = arrow_table("spans", [row])
-        merge(changed, table, f"t.trace_date = '{DAY}' AND t.span_id = s.span_id").when_matched_update_all().execute()
-        return merge(target, source, predicate)
+        same = f"t.trace_date = '{DAY}' AND t.span_id = s.span_id"
+        changed = DeltaTable(home.table_uri(PREFIX + "spans"))
+        merge_rows(changed, arrow_table("spans", [row]), same).when_matched_update_all().execute()
+        return merge_rows(target, source, predicate, transactions)
 
-    monkeypatch.setattr(DeltaArchive, "_merge", staticmethod(after_the_rival))
+    monkeypatch.setattr("resources.archive_tables.merge_rows", after_the_rival)
     rows = make_rows(1)
     rows.spans[0]["name"] = "ours"
     with pytest.raises(Refused, match="one writer a table"):

@@ -8,127 +8,18 @@ import dagster as dg
 import pytest
 
 from lifecycle_assets.jobs import days_due
-from lifecycle_assets.records import AliasMove, ScorersRecord, ScorerVersion, ScoresRecord, SessionRecord, VersionRecord
+from lifecycle_assets.records import AliasMove, ScorersRecord, ScorerVersion, SessionRecord, VersionRecord
 from lifecycle_assets.release.drift import find_drift
 from lifecycle_assets.review.labels import completions
-from lifecycle_assets.spec import BackfillPolicy, Scorer
 from resources.alias_ledger import Entry
 from resources.model_registry import RegisteredVersion
-from resources.scorer_source import DeclaredScorer
 from sensors.alerts import messages_of
 from sensors.labeling import decide_opening
-from sensors.scorer_backfill import Plan, plan_backfill
 from sensors.watermark import BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
-
-POLICY = BackfillPolicy(max_cost_usd=100.0, max_traces=10_000)
-DAYS = ("2026-11-18", "2026-11-19", "2026-11-20")
-
-
-def scorer(name: str = "shouted", digest: str = "d1", *, rate: float = 1.0, usd: float = 0.01) -> DeclaredScorer:
-    spec = Scorer(name=name, source=f"scorers.py:{name}", sample_rate=rate, cost_per_call=usd)
-    return DeclaredScorer(name, f"local_tiny_{name}", digest, spec)
 
 
 def version(name: str = "shouted", number: str = "1", digest: str = "d1") -> ScorerVersion:
     return ScorerVersion(name, f"local_tiny_{name}", number, digest, 1.0, "", "trace", 0.01)
-
-
-def day(name: str, traces: int = 10, **versions: str) -> ScoresRecord:
-    """A day fully scored by these versions (default: version 1 of `shouted`)."""
-    coverage = {
-        f"local_tiny_{scored}": {"version": number, "sampled": traces, "scored": traces, "errored": 0, "waiting": 0}
-        for scored, number in (versions or {"shouted": "1"}).items()
-    }
-    return ScoresRecord(name, "set", traces, coverage)
-
-
-def three_days(**changes: Any) -> dict[str, ScoresRecord]:
-    return {name: day(name, **changes) for name in DAYS}
-
-
-def waiting(record: ScoresRecord, traces: int) -> ScoresRecord:
-    name, covered = next(iter(record.coverage.items()))
-    return replace(record, coverage={name: {**covered, "scored": covered["scored"] - traces, "waiting": traces}})
-
-
-def asked_days(plan: Plan) -> list[str]:
-    return [request.day for request in plan.requests]
-
-
-class TestPlanBackfill:
-    def test_an_unchanged_scorer_asks_for_nothing(self):
-        assert plan_backfill([scorer()], [version()], three_days(), POLICY) == Plan((), ())
-
-    def test_a_changed_source_asks_for_every_scored_day_newest_first(self):
-        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), POLICY)
-        assert asked_days(plan) == list(reversed(DAYS))
-        assert {request.scorers for request in plan.requests} == {("shouted",)}
-        assert [(request.traces, request.usd) for request in plan.requests] == [(10, pytest.approx(0.1))] * 3
-
-    def test_a_new_scorer_is_priced_by_its_rate_and_only_it_is_asked_for(self):
-        declared = [scorer(), scorer("grounded", rate=0.3, usd=0.5)]
-        plan = plan_backfill(declared, [version()], three_days(), POLICY)
-        assert {request.scorers for request in plan.requests} == {("grounded",)}
-        assert [(request.traces, request.usd) for request in plan.requests] == [(3, pytest.approx(1.5))] * 3
-
-    def test_two_scorers_on_one_trace_are_two_calls_and_one_trace(self):
-        plan = plan_backfill([scorer(usd=1.0), scorer("new", usd=2.0)], [], {DAYS[0]: day(DAYS[0], 5)}, POLICY)
-        assert [(request.traces, request.usd) for request in plan.requests] == [(5, pytest.approx(15.0))]
-
-    def test_a_day_scored_by_an_older_version_than_the_registered_one_is_asked_for(self):
-        days = {**three_days(shouted="2"), DAYS[1]: day(DAYS[1], shouted="1")}
-        assert asked_days(plan_backfill([scorer()], [version(number="2")], days, POLICY)) == [DAYS[1]]
-
-    def test_waiting_traces_make_a_day_short_and_another_count_of_them_is_another_run(self):
-        days = {**three_days(), DAYS[0]: waiting(day(DAYS[0]), 4)}
-        (request,) = plan_backfill([scorer()], [version()], days, POLICY).requests
-        days[DAYS[0]] = waiting(day(DAYS[0]), 2)
-        (later,) = plan_backfill([scorer()], [version()], days, POLICY).requests
-        assert request.day == later.day == DAYS[0]
-        assert request.run_key != later.run_key
-
-    def test_a_scorer_switched_off_is_owed_nothing(self):
-        assert plan_backfill([scorer(digest="d2", rate=0.0)], [version()], three_days(), POLICY) == Plan((), ())
-
-    def test_days_without_traces_are_not_asked_for(self):
-        days = {**three_days(), DAYS[2]: day(DAYS[2], traces=0)}
-        assert asked_days(plan_backfill([scorer(digest="d2")], [version()], days, POLICY)) == [DAYS[1], DAYS[0]]
-
-    @pytest.mark.parametrize("cap", [{"max_cost_usd": 0.25}, {"max_traces": 25}])
-    def test_a_cap_stops_and_names_what_is_left(self, cap: dict[str, float]):
-        policy = POLICY.model_copy(update=cap)
-        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), policy)
-        assert (asked_days(plan), plan.left) == ([DAYS[2], DAYS[1]], (DAYS[0],))
-
-    @pytest.mark.parametrize(("cap", "spent"), [({"max_cost_usd": 0.2}, 0.1), ({"max_traces": 20}, 10)])
-    def test_what_earlier_ticks_spent_counts(self, cap: dict[str, float], spent: float):
-        money = {"spent_usd": spent} if "max_cost_usd" in cap else {"spent_traces": spent}
-        policy = POLICY.model_copy(update=cap)
-        plan = plan_backfill([scorer(digest="d2")], [version()], three_days(), policy, **money)
-        assert (asked_days(plan), plan.left) == ([DAYS[2]], (DAYS[1], DAYS[0]))
-
-    def test_a_free_scorer_within_no_budget_is_allowed(self):
-        policy = POLICY.model_copy(update={"max_cost_usd": 0.0})
-        assert len(plan_backfill([scorer(digest="d2", usd=0.0)], [version()], three_days(), policy).requests) == 3
-
-    def test_what_was_asked_for_and_still_waits_is_neither_asked_for_nor_paid_for_again(self):
-        """Thirty days are asked for at once: each that ends makes a tick, which must not book the others again."""
-        first = plan_backfill([scorer(digest="d2")], [version()], three_days(), POLICY)
-        keys = [request.run_key for request in first.requests]
-        days = {**three_days(), DAYS[2]: day(DAYS[2], shouted="2")}
-        registered = [version(number="2", digest="d2")]
-        tight = POLICY.model_copy(update={"max_traces": 30})
-        again = plan_backfill([scorer(digest="d2")], registered, days, tight, asked=keys, spent_traces=30)
-        assert again == Plan((), ())
-        assert plan_backfill([scorer(digest="d2")], registered, days, POLICY, asked=()).requests == first.requests[1:]
-
-    def test_the_run_key_names_sources_and_day(self):
-        def keys(digest: str) -> list[str]:
-            plan = plan_backfill([scorer(digest=digest)], [version()], three_days(), POLICY)
-            return [request.run_key for request in plan.requests]
-
-        assert keys("d2") == keys("d2")
-        assert len({*keys("d2"), *keys("d3")}) == 6
 
 
 def session(*trace_ids: str, champion: str = "1", name: str = "s") -> SessionRecord:
@@ -138,7 +29,7 @@ def session(*trace_ids: str, champion: str = "1", name: str = "s") -> SessionRec
 class TestDecideOpening:
     @staticmethod
     def decide(**changes: Any) -> Any:
-        facts = {"negative": [], "threshold": 2, "sessions": [session()], "champion": "1", "choosable": 5}
+        facts = {"negative": [], "threshold": 2, "sessions": [session()], "champion": "1", "choosable": lambda: True}
         return decide_opening("tiny", **{**facts, **changes})
 
     def test_below_the_threshold_nothing_opens_and_on_it_a_session_does(self):
@@ -159,7 +50,7 @@ class TestDecideOpening:
         assert self.decide(negative=list("abcdef"), threshold=0) is None
 
     def test_a_new_champion_opens_one_session_once_it_has_traces(self):
-        assert self.decide(champion="2", choosable=0) is None
+        assert self.decide(champion="2", choosable=lambda: False) is None
         assert self.decide(champion="2").name == "tiny-champion-v2"
         assert self.decide(champion="2", sessions=[session(champion="2"), session(champion="1")]) is None
 
@@ -323,7 +214,7 @@ class TestMessages:
 
 CURSORS: list[Cursor] = [
     Watermark("2026-11-20T10:00:00+00:00", ("a", "b")),
-    BackfillCursor("digest", ("backfill:2026-11-20:1",), 7, 0.25, 12),
+    BackfillCursor("digest", 7, "2026-11-20T10:00:00", "2026-11-20"),
     LabelingCursor("3:4", "2"),
     SyncCursor("digest"),
     DriftCursor("digest"),

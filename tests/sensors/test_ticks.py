@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,22 @@ class TestReview:
         assert world.do(request, "labeling").success
         again = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval")
         assert len(again.to_df()) == 4, "the label is merged once"
+        self.landed_labels_are_evaluated_once(world)
+
+    def landed_labels_are_evaluated_once(self, world: World) -> None:
+        evaluated, aliases = world.materialized("eval_results"), world.aliases()
+        tick = world.tick("labels_landed_sensor")
+        (request,), (again,) = requests_of(tick), requests_of(world.tick("labels_landed_sensor"))
+        assert again.run_key == request.run_key, "also without the cursor"
+        assert request.run_key.startswith("dataset:")
+        assert requests_of(world.tick("labels_landed_sensor", tick.cursor)) == []
+        assert world.do(request, "release").success
+        assert world.metadata("eval_dataset")["digest"] in request.run_key
+        assert world.metadata("eval_results")["dagster/row_count"] == 4
+        assert (world.materialized("eval_results"), world.aliases()) == (evaluated + 1, aliases)
+        done = world.tick("labels_landed_sensor", tick.cursor)
+        assert requests_of(done) == []
+        assert requests_of(world.tick("labels_landed_sensor", done.cursor)) == []
 
     def test_a_session_that_grew_is_read_as_it_last_was(self, world: World, disliked: list[str]):
         """Labels of traces added to a session later counted for no judge: only its first record was read."""
@@ -186,6 +202,45 @@ class TestReview:
             ).success
         (session,) = sessions_of(world.instance, "tiny")
         assert set(session.trace_ids) == set(disliked)
+
+
+class TestLabelsLanded:
+    SENSOR = "labels_landed_sensor"
+
+    def test_a_dataset_that_goes_back_and_forth_is_news_each_time(self, world: World):
+        quiet = world.tick(self.SENSOR)
+        assert requests_of(quiet) == []
+        dataset = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval")
+        row = {"inputs": {"input": [{"role": "user", "content": "one more"}]}, "expectations": {}}
+        dataset.merge_records([row])
+        tick = world.tick(self.SENSOR, quiet.cursor)
+        (added,) = requests_of(tick)
+        record = next(r for r in dataset.to_df().to_dict("records") if "one more" in str(r["inputs"]))
+        dataset.delete_records([record["dataset_record_id"]])
+        back = world.tick(self.SENSOR, tick.cursor)
+        assert requests_of(back) == [], "it is what was evaluated again"
+        dataset.merge_records([row])
+        (again,) = requests_of(world.tick(self.SENSOR, back.cursor))
+        assert again.run_key == added.run_key, "no run came in between: it is the same fact"
+
+    def test_while_a_run_of_the_agent_is_at_work_nothing_is_asked_for(self, world: World):
+        quiet = world.tick(self.SENSOR)
+        job = world.definitions.resolve_job_def("tiny_release")
+        run = world.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        dataset = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval")
+        dataset.merge_records([{"inputs": {"input": [{"role": "user", "content": "more"}]}, "expectations": {}}])
+        busy = world.tick(self.SENSOR, quiet.cursor)
+        assert "under way" in busy.skip_message
+        assert busy.cursor in (None, quiet.cursor)
+        world.instance.report_run_failed(run)
+        assert len(requests_of(world.tick(self.SENSOR, quiet.cursor))) == 1
+
+    def test_without_a_release_or_a_dataset_the_tick_says_so(self, world: World):
+        dataset = open_mlflow(world.platform).genai.datasets.get_dataset(name="tiny_eval")
+        open_mlflow(world.platform).genai.datasets.delete_dataset(dataset_id=dataset.dataset_id)
+        assert "was deleted: run tiny_release" in world.tick(self.SENSOR).skip_message
+        world.instance.wipe_assets([dg.AssetKey(["tiny", "eval_dataset"])])
+        assert "run tiny_release first" in world.tick(self.SENSOR).skip_message
 
 
 def staleness(world: World, *partition: str) -> set[str]:
@@ -282,18 +337,6 @@ class TestChampionDrift:
             world.tick(self.SENSOR)
         assert receiver.received == []
 
-    def test_a_quiet_tick_asks_as_little_of_many_versions_as_of_one(self, world: World):
-        cursor = world.tick(self.SENSOR).cursor
-        few = statements_of(lambda: world.tick(self.SENSOR, cursor))
-        evidence = world.versions()[0].tags
-        for _ in range(15):
-            world.client.create_model_version(
-                world.agent.spec.model_name, source=f"models:/{world.champion_model_id}", tags=evidence
-            )
-        many = statements_of(lambda: world.tick(self.SENSOR, cursor))
-        assert len(many) <= len(few) + 3, many
-        assert len(few) < QUIET_STATEMENTS, few
-
     def test_the_graph_in_the_middle_of_a_move_is_not_reported(self, world: World, receiver: Receiver):
         """The alias moves a moment before the ledger says so: a tick in between called the release foreign."""
         name = world.agent.spec.model_name
@@ -306,27 +349,6 @@ class TestChampionDrift:
         world.instance.report_run_failed(run)
         assert list(recorded(world, world.tick(self.SENSOR, tick.cursor))) == ["champion_alias"]
         assert len(receiver.received) == 1
-
-
-QUIET_STATEMENTS = 45
-"""SQL statements of a quiet tick, MLflow's and Dagster's together."""
-
-
-def statements_of(act: Callable[[], Any]) -> list[str]:
-    """The SQL that this process sends while `act` runs."""
-    from sqlalchemy import Engine, event
-
-    sent: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        act()
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    return sent
 
 
 RULES = [

@@ -43,9 +43,12 @@ class WarehouseArchive(Archive):
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
-    def archive_day(self, agent: Agent, day: date, *, settled_before_ms: int, progress: Progress) -> ArchivedDay:
+    def archive_day(
+        self, agent: Agent, day: date, *, settled_before_ms: int, progress: Progress, anew: bool = False
+    ) -> ArchivedDay:
         """See `Archive.archive_day`. One query says what differs; only tables with something to write are merged.
 
+        Nothing is noted between runs, so every run compares the whole day, as `anew` asks.
         Raises `Refused` when traces are kept in no place that can be read, or a redaction rule cannot be said in SQL.
         """
         redactor = Redactor(agent.redactions)

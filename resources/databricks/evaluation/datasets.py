@@ -54,7 +54,7 @@ class UnityDataset(InPlaceDataset):
         return pd.DataFrame(rows, columns=["inputs", "expectations", "tags", "source", "dataset_record_id"])
 
     def list_versions(self) -> list[dict[str, Any]]:
-        """Versions of the table, for MLflow to note which one was evaluated."""
+        """See `InPlaceDataset.list_versions`. MLflow notes by them which one was evaluated."""
         return self._requests.pages(f"{self._path}/versions", "dataset_versions")
 
     def merge_records(self, records: Sequence[Mapping[str, Any]]) -> None:

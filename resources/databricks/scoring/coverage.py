@@ -9,6 +9,7 @@ has no table before its first round: so there a gap is confirmed by MLflow, trac
 is asked for that costs money.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -32,6 +33,7 @@ class Coverage:
         self._window = window
         self._due_ms = due_ms
         self._progress = progress
+        self._within_ms = agent.spec.monitoring.coverage.within_minutes * 60_000
 
     @cached_property
     def _place(self) -> tuple[Source | None, bool]:
@@ -42,7 +44,9 @@ class Coverage:
         source, lags = self._place
         if source is None or (lags and confirmed):
             return self._by_search(questions)
-        sql, parameters = coverage_statement(source, self._window, questions, self._due_ms)
+        sql, parameters = coverage_statement(
+            source, self._window, questions, self._due_ms, within_ms=self._within_ms, now_ms=int(time.time() * 1000)
+        )
         return counted(questions, run_statement(self._platform, sql, parameters).dicts())
 
     def _by_search(self, questions: Sequence[Question]) -> dict[str, Counted]:
@@ -58,7 +62,7 @@ class Coverage:
         }
         for question in questions:
             units = _units(question, by_filter[question.scorer.filter], self._due_ms)
-            found[question.scorer.registered_name] = _counted(question, units)
+            found[question.scorer.registered_name] = _counted(question, units, self._within_ms)
         return found
 
 
@@ -73,7 +77,9 @@ def _units(question: Question, infos: Sequence[TraceInfo], due_ms: int) -> list[
     return [unit for unit in sessions.values() if max(one.ended_ms for one in unit) < due_ms - SESSION_BUFFER_MS]
 
 
-def _counted(question: Question, units: Sequence[Sequence[TraceInfo]]) -> Counted:
+def _counted(question: Question, units: Sequence[Sequence[TraceInfo]], within_ms: int) -> Counted:
+    overdue_ms = int(time.time() * 1000) - within_ms
+
     def number(of: Callable[[Sequence[TraceInfo]], bool]) -> int:
         return sum(1 for unit in units if of(unit))
 
@@ -87,8 +93,25 @@ def _counted(question: Question, units: Sequence[Sequence[TraceInfo]]) -> Counte
     def bad(unit: Sequence[TraceInfo]) -> bool:
         return not ok(unit) and said(unit, failed=True)
 
+    def ended(unit: Sequence[TraceInfo]) -> int:
+        return max(one.ended_ms for one in unit)
+
     def late(unit: Sequence[TraceInfo]) -> bool:
-        return max(one.ended_ms for one in unit) >= question.until_ms
+        return ended(unit) >= question.until_ms
+
+    def took(unit: Sequence[TraceInfo]) -> int | None:
+        """Milliseconds until the first answer; None where there is none, or what ended was before the version."""
+        made = [made for one in unit for name, version, made, _ in one.scores if question.counts(name, version, made)]
+        return min(made) - ended(unit) if made and ended(unit) >= question.since_ms else None
+
+    def overdue(unit: Sequence[TraceInfo]) -> bool:
+        since = max(question.since_ms, question.until_ms)
+        return not ok(unit) and not bad(unit) and since <= ended(unit) <= overdue_ms
 
     done = number(lambda unit: late(unit) and (ok(unit) or bad(unit)))
-    return Counted(question.scorer.sample_rate, len(units), number(ok), number(bad), number(late), done)
+    times = [time_taken for unit in units if (time_taken := took(unit)) is not None]
+    on_time = sum(1 for time_taken in times if time_taken <= within_ms)
+    return Counted(
+        question.scorer.sample_rate, len(units), number(ok), number(bad), number(late), done,
+        on_time, len(times) - on_time, number(overdue),
+    )  # fmt: skip

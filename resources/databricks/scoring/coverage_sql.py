@@ -24,7 +24,7 @@ SESSION_BUFFER_MS = 5 * 60_000
 (MLFLOW_ONLINE_SCORING_DEFAULT_SESSION_COMPLETION_BUFFER_SECONDS of its job)."""
 
 _SESSIONS = "d.session <> '' AND "
-_NUMBERS = ("matching", "scored", "errored", "late", "late_done")
+_NUMBERS = ("matching", "scored", "errored", "late", "late_done", "on_time", "after_time", "overdue")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Question:
 class Counted:
     """Traces (of a session scorer: sessions) the filter takes, by what the current version said of them.
 
-    `late` ended after the last finished backfill; `late_done` of them have a score or an error.
+    `late` ended after the last finished backfill; `late_done` of them have a score or an error. Of what ended since the
+    version was registered: `on_time` were answered within the declared time, `after_time` later, and `overdue` ended
+    longer ago, after the last finished backfill, and have no answer.
     """
 
     rate: float
@@ -70,6 +72,9 @@ class Counted:
     errored: int
     late: int
     late_done: int
+    on_time: int = 0
+    after_time: int = 0
+    overdue: int = 0
 
     @property
     def waiting(self) -> int:
@@ -86,7 +91,10 @@ class Counted:
         return max(expected - self.late_done, 1) if short else 0
 
     def coverage(self, version: str) -> dict[str, Any]:
-        """As `DayScores` says it. At rate 1 what a finished backfill left without an assessment counts as scored."""
+        """As `DayScores` says it. At rate 1 what a finished backfill left without an assessment counts as scored.
+
+        Below rate 1 nobody knows which traces were sampled: as many of the overdue count as scores are missing.
+        """
         answered = self.matching - self.waiting if self.rate >= 1 else self.scored + self.errored
         return {
             "version": version,
@@ -94,6 +102,8 @@ class Counted:
             "scored": answered - self.errored,
             "errored": self.errored,
             "waiting": self.waiting,
+            "on_time": self.on_time,
+            "due": self.on_time + self.after_time + min(self.overdue, self.waiting),
         }
 
     @property
@@ -103,11 +113,11 @@ class Counted:
 
 
 def coverage_statement(
-    source: Source, window: Window, questions: Sequence[Question], due_ms: int
+    source: Source, window: Window, questions: Sequence[Question], due_ms: int, *, within_ms: int, now_ms: int
 ) -> tuple[str, dict[str, str | float]]:
-    """One row a question that any trace answers to: `n` (its place), `matching, scored, errored, late, late_done`.
+    """One row a question that any trace answers to: `n` (its place) and the numbers of `Counted`; the parameters.
 
-    With the parameters. One pass over the traces, however many scorers there are.
+    One pass over the traces, however many scorers there are. `within_ms` is the time an answer may take, of `now_ms`.
 
     Counted are production traces of the window that ended before `due_ms`. A score is of the current version when its
     metadata says so; where the workspace writes no version there, when it was made after the version was registered.
@@ -153,20 +163,26 @@ def coverage_statement(
     relations["asked"] = " UNION ALL ".join(asked)
     by_session = f"q.n IN ({', '.join(sessions)})" if sessions else "1 = 0"
     relations["units"] = f"""
-        SELECT q.n, q.until_ms, CASE WHEN {by_session} THEN d.session ELSE d.key END AS unit,
+        SELECT q.n, q.until_ms, q.since_ms, min(s.made_ms) AS made_ms,
+            CASE WHEN {by_session} THEN d.session ELSE d.key END AS unit,
             max(CASE WHEN {by_session} THEN 1 ELSE 0 END) AS of_session, max(d.ended_ms) AS ended_ms,
             max(coalesce(1 - s.failed, 0)) AS ok, max(coalesce(s.failed, 0)) AS bad
         FROM due AS d CROSS JOIN asked AS q LEFT JOIN scores AS s
             ON s.key = d.key AND (s.name = q.scorer OR s.source_id = q.scorer) AND (s.scorer_version = q.version
                 OR ((s.scorer_version IS NULL OR q.numbered = 0) AND q.since_ms > 0 AND s.made_ms >= q.since_ms))
         WHERE CASE q.n {" ".join(taken)} END
-        GROUP BY q.n, q.until_ms, CASE WHEN {by_session} THEN d.session ELSE d.key END"""  # noqa: S608
+        GROUP BY q.n, q.until_ms, q.since_ms, CASE WHEN {by_session} THEN d.session ELSE d.key END"""  # noqa: S608
+    new = "ended_ms >= since_ms"
     listed = ", ".join(f"{name} AS ({query})" for name, query in relations.items())
     return (
         f"""WITH {listed}
         SELECT n, count(*) AS matching, sum(ok) AS scored, sum(CASE WHEN ok = 0 THEN bad ELSE 0 END) AS errored,
             sum(CASE WHEN ended_ms >= until_ms THEN 1 ELSE 0 END) AS late,
-            sum(CASE WHEN ended_ms >= until_ms AND ok + bad > 0 THEN 1 ELSE 0 END) AS late_done
+            sum(CASE WHEN ended_ms >= until_ms AND ok + bad > 0 THEN 1 ELSE 0 END) AS late_done,
+            sum(CASE WHEN {new} AND made_ms - ended_ms <= {int(within_ms)} THEN 1 ELSE 0 END) AS on_time,
+            sum(CASE WHEN {new} AND made_ms - ended_ms > {int(within_ms)} THEN 1 ELSE 0 END) AS after_time,
+            sum(CASE WHEN {new} AND made_ms IS NULL AND ended_ms >= until_ms
+                AND ended_ms <= {int(now_ms) - int(within_ms)} THEN 1 ELSE 0 END) AS overdue
         FROM units WHERE of_session = 0 OR ended_ms < {int(due_ms) - SESSION_BUFFER_MS} GROUP BY n""",  # noqa: S608
         parameters,
     )

@@ -18,7 +18,7 @@ from resources.mlflow_store import experiment_id
 from resources.model_steps import agent_request
 from resources.platform import Platform
 from resources.scorer_registry import MlflowScorerRegistry, silent, state_of
-from resources.scorer_source import DeclaredScorer, declared_scorers
+from resources.scorer_source import declared_scorers
 from resources.worker import Progress, run_worker
 
 REGISTER_SECONDS = 300.0
@@ -64,16 +64,6 @@ class DatabricksScorerRegistry(MlflowScorerRegistry):
             for name in pruned:
                 self._note(experiment, name, states[name], {**states[name], "sample_rate": 0.0, "stopped": True})
             return self.registered(agent)
-
-    def registered_at_ms(self, agent: Agent) -> dict[str, int]:
-        """Registered name to when its current definition came into effect, epoch milliseconds; one request."""
-        with explained(self._platform.tracking_uri):
-            states = self._states(experiment_id(self._platform, agent.spec.experiment))
-        return {name: state["registered_at_ms"] for name, state in states.items() if "registered_at_ms" in state}
-
-    def _level_fault(self, scorer: DeclaredScorer) -> str:
-        """Nothing: production monitoring scores traces and sessions."""
-        return ""
 
     def _copy(self, experiment: str, name: str, version: str | None = None) -> Any:
         """As the base class; where the workspace numbers no definitions, the one copy it holds."""

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
-from lifecycle_assets.gate import Outcome
-from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources.databricks.sql.warehouse import require_warehouse
 from resources.databricks.tracing.trace_place import place_of
 from resources.explain import explained
 from resources.filter_sql import split_judged
 from resources.run_marks import EVALUATION
-from resources.trace_store import FINISHED, MlflowTraceStore, TraceInfo, as_info
+from resources.trace_reader import FINISHED
+from resources.trace_store import MlflowTraceStore, TraceInfo, as_info
 
 SOURCE_RUN = "mlflow.sourceRun"
 """Metadata key that traces of evaluations, and our probe, carry."""
@@ -117,13 +116,6 @@ class DatabricksTraceStore(MlflowTraceStore):
         if _catalog_place(trace_id):
             require_warehouse(self._platform)
         return super()._mlflow_info(trace_id)
-
-    def write_score(self, trace_id: str, scorer: ScorerVersion, outcome: Outcome) -> bool:
-        """Never: registered scorers write their assessments by themselves, and a backfill does for days past."""
-        raise Refused(
-            f"Scores of {scorer.name} are written by Databricks, not from here: run the scorer_backfill job for "
-            "traces that lack them."
-        )
 
 
 def _catalog_place(trace_id: str) -> str:

@@ -1,0 +1,285 @@
+"""The last complete hours of a day against the same hours of earlier weeks: reading them, and the four checks.
+
+Lives here: two statements over the archive, what each check says, and the traces to look at when one alarms.
+Add here: a fifth thing to compare. Not here: the statistics (`anomalies.py`), the daily numbers (`quality_step.py`).
+
+The hours are windows of `anomalies.HOURS`, aligned with the day. One is complete when the archive was brought up to
+date after its end. While there is too little to judge a check passes and says so: a quiet start is no alarm.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from lifecycle_assets.monitoring.anomalies import HOURS, WEEK, Finding, judge_count, judge_level, judge_share
+from lifecycle_assets.monitoring.anomalies import judged_from, level_of
+from lifecycle_assets.monitoring.windows import MONDAY
+from lifecycle_assets.outcome import Check
+from lifecycle_assets.spec_monitoring import Anomalies
+from lifecycle_assets.text import lines_plot, plain
+from resources.mlflow_store import page
+from resources.platform import Platform
+from resources.sql_engine import SqlEngine
+
+CHECKS = {
+    "volume_anomaly": "As many traces as in the same hours of earlier weeks.",
+    "error_rate_anomaly": "No more errors than in the same hours of earlier weeks.",
+    "latency_anomaly": "Not slower than in the same hours of earlier weeks.",
+    "score_anomaly": "Scores not lower than in the same hours of earlier weeks.",
+}
+"""The checks and what each promises."""
+
+SHOWN = 5
+"""Traces an alarm names to look at."""
+
+TRACES_SQL = f"""
+SELECT place, count(*) AS n, count(*) FILTER (WHERE state <> 'OK') AS errors, count(ms) AS timed,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50, percentile_cont(0.95) WITHIN GROUP (ORDER BY ms) AS p95
+FROM (
+    SELECT state, CASE WHEN state = 'OK' THEN execution_ms END AS ms,
+        CAST(floor(date_diff('hour', CAST(? AS TIMESTAMPTZ), request_time) / {HOURS}) AS BIGINT) AS place
+    FROM traces WHERE trace_date >= ? AND trace_date <= ?
+) t WHERE place <= ? GROUP BY place ORDER BY place
+"""  # noqa: S608 - put together from constants
+SCORES_SQL = f"""
+SELECT name, scorer_version, place, count(*) AS n, sum(value) AS total,
+    coalesce(bool_and(value = 0 OR value = 1), false) AS passes
+FROM (
+    SELECT a.name, coalesce(a.scorer_version, '') AS scorer_version, a.value_number AS value,
+        CAST(floor(date_diff('hour', CAST(? AS TIMESTAMPTZ), t.request_time) / {HOURS}) AS BIGINT) AS place
+    FROM assessments a JOIN traces t USING (trace_id, trace_date)
+    WHERE a.trace_date >= ? AND a.trace_date <= ? AND t.trace_date >= ? AND t.trace_date <= ?
+        AND list_contains(?, a.name) AND a.value_number IS NOT NULL
+        AND a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN'
+    QUALIFY row_number() OVER (
+        PARTITION BY a.trace_id, a.name, a.scorer_version ORDER BY a.updated_at DESC, a.assessment_id
+    ) = 1
+) s WHERE place <= ? GROUP BY name, scorer_version, place ORDER BY name, scorer_version, place
+"""  # noqa: S608 - put together from constants
+_OF_HOURS = "t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?"
+WORST_SQL = {
+    "volume_anomaly": f"""
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
+    "error_rate_anomaly": f"""
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} AND t.state <> 'OK'
+ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
+    "latency_anomaly": f"""
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} AND t.state = 'OK' AND t.execution_ms IS NOT NULL
+ORDER BY t.execution_ms DESC, t.trace_id LIMIT ?""",
+    "score_anomaly": f"""
+SELECT t.trace_id, t.experiment_id FROM traces t JOIN assessments a USING (trace_id, trace_date)
+WHERE {_OF_HOURS} AND a.name = ? AND coalesce(a.scorer_version, '') = ? AND a.valid AND a.value_number IS NOT NULL
+ORDER BY a.value_number, t.trace_id LIMIT ?""",
+}  # noqa: S608 - put together from constants
+"""The traces to look at when a check alarms, the worst first."""
+
+
+@dataclass(frozen=True)
+class Hours:
+    """The window that is judged: its number, and its hours on a day, UTC."""
+
+    place: int
+
+    @property
+    def start(self) -> datetime:
+        """When it began."""
+        return start_of(self.place)
+
+    def __str__(self) -> str:
+        end = self.start + timedelta(hours=HOURS)
+        return f"{self.start:%Y-%m-%d}, {self.start:%H:%M} to {end:%H:%M} UTC"
+
+
+@dataclass
+class Compared:
+    """One number of one check: its name, how a value reads, what came of it, and what finds the worst traces."""
+
+    name: str
+    shown: Callable[[float], str]
+    finding: Finding
+    about: tuple[Any, ...] = ()
+
+
+@dataclass
+class Read:
+    """What the two statements answered, by window."""
+
+    traces: dict[int, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+
+def last_hours(day: date, until: datetime) -> Hours | None:
+    """The last window of the day that ended by `until`, None while none did."""
+    midnight = datetime.combine(day, time(), UTC)
+    ended = (min(until, midnight + timedelta(days=1)) - midnight) // timedelta(hours=HOURS)
+    return Hours(_place(midnight) + ended - 1) if ended > 0 else None
+
+
+def anomaly_checks(
+    sql: SqlEngine,
+    prefix: str,
+    day: date,
+    *,
+    until: datetime,
+    declared: Anomalies,
+    scorers: Mapping[str, str],
+    awaited: Mapping[str, str],
+) -> tuple[list[Check], dict[str, Any]]:
+    """The four checks, and metadata for the page: a picture of what was compared, and links to the traces to look at.
+
+    `until` is the moment up to which the archive is complete. `scorers` maps declared names to registered ones;
+    `awaited` says for which of them scores are still to come.
+    """
+    hours = last_hours(day, until)
+    if hours is None:
+        why = f"Not judged yet: no {HOURS} hours of {day} are complete in the archive; the next run looks again."
+        return [Check(name, True, why, is_error=False) for name in CHECKS], {}
+    found = _read(sql, prefix, hours, declared.weeks, sorted(scorers.values()))
+    first = min(found.traces, default=hours.place)
+    if hours.place < judged_from(first, declared.weeks):
+        begin = start_of(judged_from(first, declared.weeks))
+        why = (
+            f"Not judged yet: {declared.weeks + 1} weeks of traces are needed, and the archive has them from "
+            f"{start_of(first):%Y-%m-%d} on; judged from {begin:%Y-%m-%d %H:%M} UTC on."
+        )
+        return [Check(name, True, why, is_error=False) for name in CHECKS], {}
+    compared = dict(_compared(found, hours.place, declared, scorers, awaited))
+    checks, links = [], {}
+    for name, numbers in compared.items():
+        ids = _to_look_at(sql, prefix, name, hours, numbers)
+        links.update({f"{name}/trace_{n}": page_of(*one) for n, one in enumerate(ids, start=1)})
+        checks.append(_check(name, hours, declared.weeks, numbers, [trace_id for trace_id, _ in ids]))
+    series = {one.name: _series(hours, one.finding) for numbers in compared.values() for one in numbers}
+    drawn = {name: points for name, points in series.items() if points}
+    plot = {"same_hours": lines_plot(f"{hours} and the same hours before", drawn, unit="value")} if drawn else {}
+    return checks, {**plot, **{name: link for name, link in links.items() if link}}
+
+
+def page_of(trace_id: str, experiment_id: str) -> str:
+    """The trace's page in MLflow; empty where MLflow has no pages."""
+    path = f"experiments/{quote(experiment_id or '', safe='')}/traces?selectedEvaluationId={quote(trace_id, safe='')}"
+    return page(Platform.from_env(), path)
+
+
+def start_of(place: int) -> datetime:
+    """When a window begins."""
+    return MONDAY + timedelta(hours=HOURS * place)
+
+
+def _place(moment: datetime) -> int:
+    return (moment - MONDAY) // timedelta(hours=HOURS)
+
+
+def _read(sql: SqlEngine, prefix: str, hours: Hours, weeks: int, names: list[str]) -> Read:
+    oldest, last = start_of(hours.place - (weeks + 1) * WEEK - 1).date(), hours.start.date()
+    read = Read()
+    rows = sql.query(prefix, TRACES_SQL, [MONDAY, oldest, last, hours.place]).dicts()
+    read.traces = {int(row["place"]): row for row in rows}
+    if names:
+        values = [MONDAY, oldest, last, oldest, last, names, hours.place]
+        for row in sql.query(prefix, SCORES_SQL, values, limit=100_000).dicts():
+            of_version = read.scores.setdefault((row["name"], row["scorer_version"]), {})
+            of_version[int(row["place"])] = row
+    return read
+
+
+def _compared(
+    read: Read, now: int, declared: Anomalies, scorers: Mapping[str, str], awaited: Mapping[str, str]
+) -> Iterator[tuple[str, list[Compared]]]:
+    weeks, one = declared.weeks, level_of(declared.false_alarms_per_year)
+    n = {place: int(row["n"]) for place, row in read.traces.items()}
+    yield "volume_anomaly", [Compared("traces", "{:.0f}".format, judge_count(n, now, weeks, one))]
+    errors = {place: int(row["errors"]) for place, row in read.traces.items()}
+    yield "error_rate_anomaly", [Compared("error rate", "{:.2%}".format, judge_share(errors, n, now, weeks, one))]
+    timed = {place: int(row["timed"]) for place, row in read.traces.items()}
+    slow, half = [], level_of(declared.false_alarms_per_year, 2)
+    for percentile in ("p50", "p95"):
+        # As logarithms: durations spread by factors.
+        logs = {p: math.log(max(row[percentile], 0.5) / 1000) for p, row in read.traces.items() if row["timed"]}
+        finding = judge_level(logs, timed, now, weeks, half, sign=1)
+        slow.append(Compared(f"latency {percentile}", "{:.3g} s".format, _unlogged(finding)))
+    yield "latency_anomaly", slow
+    level = level_of(declared.false_alarms_per_year, max(len(scorers), 1))
+    yield (
+        "score_anomaly",
+        [_score(read, now, weeks, level, name, scorers[name], awaited.get(name, "")) for name in sorted(scorers)],
+    )
+
+
+def _score(read: Read, now: int, weeks: int, level: float, name: str, registered: str, awaited: str) -> Compared:
+    """One scorer's mean by its newest version in these hours: scores of different versions cannot be compared."""
+    versions = [version for one, version in read.scores if one == registered and now in read.scores[one, version]]
+    if awaited:
+        return Compared(name, "{:.3g}".format, Finding(why_not=awaited))
+    if not versions:
+        return Compared(name, "{:.3g}".format, Finding(why_not="nothing was scored in these hours"))
+    version = max(versions, key=lambda one: (int(one) if one.isdigit() else -1, one))
+    rows = read.scores[registered, version]
+    n = {place: int(row["n"]) for place, row in rows.items()}
+    if all(row["passes"] for row in rows.values()):
+        failed = {place: n[place] - round(row["total"]) for place, row in rows.items()}
+        bad = judge_share(failed, n, now, weeks, level)
+        finding = Finding(
+            None if bad.value is None else 1 - bad.value,
+            None if bad.high is None else 1 - bad.high,
+            None,
+            tuple(None if one is None else 1 - one for one in bad.before),
+            bad.why_not,
+        )
+    else:
+        means = {place: row["total"] / row["n"] for place, row in rows.items()}
+        finding = judge_level(means, n, now, weeks, level, sign=-1)
+    return Compared(name, "{:.3g}".format, finding, (registered, version))
+
+
+def _unlogged(found: Finding) -> Finding:
+    value, low, high, *before = (
+        None if one is None else math.exp(one) for one in (found.value, found.low, found.high, *found.before)
+    )
+    return Finding(value, low, high, tuple(before), found.why_not)
+
+
+def _to_look_at(
+    sql: SqlEngine, prefix: str, check: str, hours: Hours, numbers: list[Compared]
+) -> list[tuple[str, str]]:
+    """Ids and experiments of the worst traces of these hours, when the check alarms."""
+    alarming = [one for one in numbers if one.finding.is_anomaly]
+    if not alarming:
+        return []
+    end = hours.start + timedelta(hours=HOURS)
+    values = [hours.start.date(), hours.start, end, *alarming[0].about, SHOWN]
+    return [(row["trace_id"], row["experiment_id"]) for row in sql.query(prefix, WORST_SQL[check], values).dicts()]
+
+
+def _check(name: str, hours: Hours, weeks: int, numbers: list[Compared], ids: list[str]) -> Check:
+    judged = [one for one in numbers if not one.finding.why_not]
+    alarming = [one for one in judged if one.finding.is_anomaly]
+    said = [f"{plain(one.name)} {one.shown(one.finding.value or 0)} ({_range(one)})" for one in alarming or judged]
+    waiting = [f"{plain(one.name)}: {plain(one.finding.why_not)}" for one in numbers if one.finding.why_not]
+    sentences = [f"{hours}: {', '.join(said)}; expected from the same hours of {weeks} weeks before."] if said else []
+    sentences += [f"Not judged in these hours: {'; '.join(waiting)}."] if waiting else []
+    sentences += [f"Look at {', '.join(map(plain, ids))}."] if ids else []
+    return Check(name, not alarming, " ".join(sentences) or "No scorer is declared.", is_error=False)
+
+
+def _range(one: Compared) -> str:
+    low, high = one.finding.low, one.finding.high
+    if low is not None and high is not None:
+        return f"{one.shown(low)} to {one.shown(high)}"
+    return f"at least {one.shown(low)}" if low is not None else f"at most {one.shown(high or 0)}"
+
+
+def _series(hours: Hours, finding: Finding) -> list[tuple[str, float, float | None, float | None]]:
+    """Points of a picture: the same hours of the earlier weeks, and these with the range that was expected."""
+    if finding.why_not or finding.value is None:
+        return []
+    earlier = [
+        (f"{hours.start - timedelta(weeks=week):%Y-%m-%d}", one, None, None)
+        for week, one in enumerate(finding.before, start=1)
+        if one is not None
+    ]
+    low, high = (finding.value if end is None else end for end in (finding.low, finding.high))
+    return [*earlier[::-1], (f"{hours.start:%Y-%m-%d}", finding.value, low, high)]
