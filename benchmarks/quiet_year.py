@@ -1,7 +1,7 @@
 """How often the anomaly checks alarm in quiet traffic, and which faults they find: `python -m benchmarks.quiet_year`.
 
-Lives here: simulated traffic in windows of four hours, and counting alarms; `--write` writes
-`docs/how-to/anomalies.json` and the picture. Add here: a fault people should know the power for.
+Lives here: simulated traffic in windows of four hours, and counting alarms; `--write` puts what was counted into
+`docs/how-to/anomalies.md` and draws its picture. Add here: a fault people should know the power for.
 Not here: the checks (`lifecycle_assets/monitoring/anomalies.py`).
 
 Quiet traffic has day, night and weekend, grows by 1 % a week, and is noisier than chance: the rate of each window
@@ -9,18 +9,31 @@ varies by 12 %, its error rate and latency by a tenth, as weather and news make 
 """
 
 import argparse
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lifecycle_assets.monitoring.anomalies import HOURS, WEEK, YEAR, judge_count, judge_level, judge_share, level_of
+from lifecycle_assets.monitoring.anomalies import (
+    FEWEST,
+    FEWEST_P95,
+    HOURS,
+    WEEK,
+    YEAR,
+    judge_count,
+    judge_level,
+    judge_share,
+    level_of,
+)
 
 WEEKS, ALARMS = 4, 2.0
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to"
+MEANS = (40.0, 400.0)
+"""Traces of a window on average."""
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- counted by python -m benchmarks.quiet_year --write -->", "<!-- end -->"
 CHECKS = ("volume_anomaly", "error_rate_anomaly", "latency_anomaly", "score_anomaly")
 
 
@@ -36,7 +49,9 @@ class Traffic:
     failed: dict[int, int] = field(default_factory=dict)
 
 
-def window(traffic: Traffic, i: int, random: np.random.Generator, mean: float, fault: str = "", size: float = 1) -> None:
+def window(
+    traffic: Traffic, i: int, random: np.random.Generator, mean: float, fault: str = "", size: float = 1
+) -> None:
     """Add the window `i` of traffic with `mean` traces a window on average; a `fault` multiplies by `size`."""
     hour, day = i * HOURS % 24, i * HOURS // 24 % 7
     shape = (1 + 0.8 * math.sin((hour - 8) / 24 * 2 * math.pi)) * (0.6 if day >= 5 else 1.0)
@@ -57,7 +72,10 @@ def window(traffic: Traffic, i: int, random: np.random.Generator, mean: float, f
 def alarms(traffic: Traffic, i: int, per_year: float = ALARMS, weeks: int = WEEKS) -> dict[str, bool]:
     """Which checks alarm on the window `i`."""
     one, two, n = level_of(per_year), level_of(per_year, 2), traffic.traces
-    slow = [judge_level(p, n, i, weeks, two, sign=1) for p in (traffic.p50, traffic.p95)]
+    slow = [
+        judge_level(numbers, n, i, weeks, two, sign=1, fewest=fewest)
+        for numbers, fewest in ((traffic.p50, FEWEST), (traffic.p95, FEWEST_P95))
+    ]
     poor = [judge_level(traffic.kind, n, i, weeks, two, sign=-1), judge_share(traffic.failed, n, i, weeks, two)]
     return {
         "volume_anomaly": judge_count(n, i, weeks, one).is_anomaly,
@@ -67,14 +85,14 @@ def alarms(traffic: Traffic, i: int, per_year: float = ALARMS, weeks: int = WEEK
     }
 
 
-def quiet(seed: int, mean: float, windows: int = YEAR) -> dict[str, int]:
+def quiet(seed: int, mean: float, windows: int = YEAR, per_year: float = ALARMS) -> dict[str, int]:
     """Alarms in so many quiet windows."""
     random, traffic, found = np.random.default_rng(seed), Traffic(), dict.fromkeys(CHECKS, 0)
     start = (WEEKS + 1) * WEEK + 1
     for i in range(start + windows):
         window(traffic, i, random, mean)
         if i >= start:
-            for name, alarmed in alarms(traffic, i).items():
+            for name, alarmed in alarms(traffic, i, per_year).items():
                 found[name] += alarmed
     return found
 
@@ -104,7 +122,7 @@ def power(seed: int, mean: float, fault: str, size: float, trials: int) -> float
 
 def rows(years: int, trials: int) -> Iterator[dict[str, object]]:
     """Everything that is stated, with a line of progress each."""
-    for mean in (40.0, 400.0):
+    for mean in MEANS:
         counted = [quiet(seed, mean) for seed in range(years)]
         for name in CHECKS:
             total = sum(one[name] for one in counted)
@@ -117,6 +135,42 @@ def rows(years: int, trials: int) -> Iterator[dict[str, object]]:
                 yield {"kind": "fault", "traces": mean, "check": check, "fault": fault, "size": size, "found": share}
 
 
+def table(found: Sequence[Mapping[str, object]]) -> str:
+    """Alarms in quiet years as a table of Markdown."""
+    years, means = found[0]["years"], sorted({float(str(row["traces"])) for row in found})
+    lines = [
+        f"| alarms a year, counted in {years} simulated years | " + " | ".join(f"{m:g} traces" for m in means) + " |",
+        "| --- |" + " --- |" * len(means),
+    ]
+    for name in CHECKS:
+        counts = [row["alarms"] for m in means for row in found if row["check"] == name and row["traces"] == m]
+        lines.append(f"| `{name}` | " + " | ".join(f"{int(str(one)) / int(str(years)):.1f}" for one in counts) + " |")
+    return "\n".join(lines)
+
+
+def draw(found: Sequence[Mapping[str, object]], file: Path) -> None:
+    """Which share of faulty windows is found, by the size of the fault; one picture a kind of fault."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.6), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (fault, (check, sizes, label)) in enumerate(FAULTS.items()):
+        axes = figure.add_subplot(1, len(FAULTS), number + 1)
+        for mean, colour in zip(MEANS, ("#ff9800", "#3d5afe"), strict=True):
+            shares = [float(str(r["found"])) for r in found if r.get("fault") == fault and r["traces"] == mean]
+            axes.plot([f"{size:g}" for size in sizes], shares, marker="o", color=colour, label=f"{mean:g} traces")
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_title(check, fontsize=9)
+        axes.set_xlabel(label, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        if not number:
+            axes.set_ylabel("found", fontsize=8)
+            axes.legend(fontsize=7)
+    figure.savefig(file, format="png", dpi=110)
+
+
 def main() -> None:
     """Simulate, print, and write what the page rests on."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,7 +180,12 @@ def main() -> None:
     said = parser.parse_args()
     found = list(rows(said.years, said.trials))
     if said.write:
-        (PAGE / "anomalies.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        page = DOCS / "how-to" / "anomalies.md"
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        counted = table([row for row in found if row["kind"] == "quiet"])
+        page.write_text(f"{before}{BEGIN}\n\n{counted}\n\n{END}{after}", encoding="utf-8")
+        draw(found, DOCS / "pictures" / "anomalies.png")
 
 
 if __name__ == "__main__":

@@ -8,19 +8,21 @@ Not here: the records (`records.py`), what an asset does.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
-from lifecycle_assets.records import Record
 from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.platform import Platform
 
+if TYPE_CHECKING:
+    from lifecycle_assets.records import Record
+
 RECORD_KEY = "lifecycle/record"
 """Metadata key of the record in a materialization or observation."""
 
-RecordT = TypeVar("RecordT", bound=Record)
+RecordT = TypeVar("RecordT", bound="Record")
 _EVENTS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
 
 
@@ -91,7 +93,7 @@ def _refusing(fn: Callable[..., dg.MaterializeResult | None], key: dg.AssetKey) 
 
 
 def result(
-    record: Record,
+    record: "Record",
     *,
     data_version: str,
     metadata: Mapping[str, Any] | None = None,

@@ -267,6 +267,13 @@ class UpkeepRecord(Record):
 
 
 @dataclass(frozen=True)
+class ArchivedUntil(Record):
+    """When a day was archived last, epoch milliseconds; traces that had settled by then are in the tables."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True)
 class SessionRecord(Record):
     """A labeling session: id, name, its traces, the champion version it was opened under, and why."""
 

@@ -57,7 +57,9 @@ class ArchiveRun:
         seen = self._look.seen(self._rules)
         self._upsert(seen)
         appended = self._append(seen, self._new(seen))
-        return self._close(state, seen, self._absent(seen, wrote=appended))
+        archived = self._close(state, seen, self._absent(seen, wrote=appended))
+        self._tables.compact(self._days)
+        return archived
 
     def _upsert(self, seen: Seen) -> None:
         """Traces the table holds: all of a day, or those that were touched, or their heads."""

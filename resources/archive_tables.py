@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.archive_marks import BATCH, Days, Files, Notes, files_by_day, paths_of
+from resources.delta_compaction import compact_busy_days
 from resources.delta_table import open_table
 from resources.delta_write import Overtaken, append_rows, merge_rows, table_to_write
 from resources.platform import Platform
@@ -104,6 +105,13 @@ class ArchiveTables:
         changed = {f'"{name}"': f's."{name}"' for name in arrow_schema(table).names if name not in keep}
         merger.when_matched_update(changed).when_not_matched_insert_all().execute()
         self._wrote(table, batch)
+
+    def compact(self, days: Days) -> None:
+        """Rewrite days of many small files, when the rows are all there: the next run reads fewer."""
+        for table in ARCHIVED:
+            target = self.held(table)
+            if target is not None:
+                compact_busy_days(target, days)
 
     def ids(self, table: str, days: Days, *, since_ms: int = 0) -> "pa.ChunkedArray":
         """Ids of traces the table holds of these days; of `traces` those that started at `since_ms` or later."""

@@ -5,10 +5,10 @@ Add here: a further kind of upkeep of a table.
 Not here: what files there are (`delta_files.py`), mending damage (`delta_repair.py`), MLflow's store
 (`store_retention.py`).
 
-Why it is safe beside others: rewriting a day commits only when nobody removed one of its files meanwhile, and never
-touches what was appended; a writer that merged into the day is refused by Delta, reads again and goes on. Files that a
-rewrite replaced stay for `vacuum_hours`, for queries that have their list. Why it is safe to repeat: every part looks
-at what is there; killed between two commits, the next run does what is left.
+Why it is safe beside others: rewriting a day (`delta_compaction.py`) never touches what is appended meanwhile, and of a
+rewrite and a merge into the same day Delta refuses the second, which reads again. Files that were replaced stay for
+`vacuum_hours`, for queries that have their list. Why it is safe to repeat: every part looks at what is there; killed
+between two commits, the next run does what is left.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from lifecycle_assets.retention import oldest_kept, oldest_open
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_monitoring import Upkeep as Policy
+from resources.delta_compaction import rewritten
 from resources.delta_files import DayFiles, active_days, files_in_folder, is_foreign
 from resources.delta_repair import restore
-from resources.delta_table import open_table, storage, zstd
+from resources.delta_table import open_table, storage
 from resources.delta_write import append_rows, retried
 from resources.platform import Platform
 from resources.store_retention import release
@@ -36,9 +37,6 @@ SORTED_UNTIL, SORTED_AT = "upkeep:sorted_until", "upkeep:sorted_at"
 
 LOG_RETENTION = "interval 2 days"
 """How long single commits stay in the log once a checkpoint holds them: opening a table lists the log's folder."""
-
-_ATTEMPTS = 3  # Of rewriting one day; another writer may win each.
-_SPILL_BYTES = 512 * 1024**2  # Memory of sorting a day; beyond it delta-rs uses the disk.
 
 
 class DeltaUpkeep(Upkeep):
@@ -120,8 +118,8 @@ def _rewrite_days(target: "DeltaTable", table: str, policy: Policy, closed_befor
     days = active_days(target)
     to_sort = _unsorted(target, days, closed_before) if table in SORTED and policy.zorder else []
     to_compact = [day for day in days if day.small >= policy.compact_from and day not in to_sort]
-    left = [day for day in to_sort if not _rewritten(target, day, by_id=True)]
-    left += [day for day in to_compact if not _rewritten(target, day, by_id=False)]
+    left = [day for day in to_sort if not rewritten(target, day.day, by_id=True)]
+    left += [day for day in to_compact if not rewritten(target, day.day)]
     if to_sort and not left:
         target = _reopened(target)
         closed = [day for day in active_days(target) if day.day and day.day < closed_before]
@@ -142,26 +140,6 @@ def _unsorted(target: "DeltaTable", days: list[DayFiles], closed_before: date) -
         for day in days
         if day.day and day.day < closed_before and (day.small > 1 or day.newest_ms > at or day.day.toordinal() > until)
     ]
-
-
-def _rewritten(target: "DeltaTable", day: DayFiles, *, by_id: bool) -> bool:
-    """Whether the day's rows are in few files now; False when other writers won each time."""
-    from deltalake.exceptions import CommitFailedError
-
-    only = [(PARTITION, "=", str(day.day))] if day.day else None
-    for _ in range(_ATTEMPTS):
-        target = _reopened(target)
-        try:
-            if by_id:
-                target.optimize.z_order(
-                    ["trace_id"], partition_filters=only, writer_properties=zstd(), max_spill_size=_SPILL_BYTES
-                )
-            else:
-                target.optimize.compact(partition_filters=only, writer_properties=zstd())
-        except CommitFailedError:
-            continue
-        return True
-    return False
 
 
 def _vacuum(target: "DeltaTable", hours: int, by_day: bool) -> tuple[int, str]:

@@ -9,7 +9,7 @@ What is made here is what `trace_rows.rows_of` makes of the same trace; what is 
 
 from typing import TYPE_CHECKING, Any
 
-from resources.stored_traces import Stored, promoted
+from resources.stored_traces import PROMOTED_FROM, Stored, promoted
 from resources.tables import arrow_schema
 from resources.trace_rows import COPIES, NOT_APPLICABLE, OUTCOME, SCORER_VERSION
 
@@ -32,15 +32,14 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
     places = heads.column("nth").to_pylist()
     of = {nth: place for place, nth in enumerate(places)}
     odd = _odd_pairs(stored.tags) | _odd_pairs(stored.metadata)
-    columns = {name: heads.column(name).to_pylist() for name in heads.column_names if name not in ("nth", "trace_id")}
+    columns = {name: heads.column(name).to_pylist() for name in ("state", "request_ms", "trace_name", *PROMOTED_FROM)}
     extra: list[tuple[int, str, str]] = []
-    names: list[tuple[int, str, str]] = []
     for place, nth in enumerate(places):
         if columns["state"][place] not in _STATES or not 0 <= columns["request_ms"][place] <= _LATEST_MS:
             odd.add(nth)
-        extra += ((nth, key, value) for key, value in promoted({n: c[place] for n, c in columns.items()}).items())
-        if columns["trace_name"][place] is not None:
-            names.append((nth, "mlflow.traceName", columns["trace_name"][place]))
+    for nth, *said in zip(places, *(columns[name] for name in PROMOTED_FROM), strict=True):
+        extra += ((nth, key, value) for key, value in promoted(dict(zip(PROMOTED_FROM, said, strict=True))).items())
+    names = [(nth, "mlflow.traceName", name) for nth, name in zip(places, columns["trace_name"], strict=True) if name is not None]
     metadata = _with(stored.metadata, extra)
     tags = _with(stored.tags, names)
     picked = {

@@ -14,7 +14,7 @@ own.
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -30,11 +30,12 @@ from resources.platform import Platform
 from resources.publisher import Lag, Publisher, lag_of
 from resources.reading import open_reader
 from resources.score_crew import Crew, Said, Task, called_here, in_blocks
+from resources.score_run import Owed, Run, within
 from resources.score_table import ScoreTable
 from resources.score_units import Units, of_sessions, of_traces, only, sampled, window
 from resources.scorer_call import Call
 from resources.scorer_registry import MlflowScorerRegistry
-from resources.scoring import DayScores, ScoreLimits, Scoring
+from resources.scoring import NO_LIMITS, DayScores, ScoreLimits, Scoring
 from resources.trace_reader import TraceReader
 from resources.trace_store import MlflowTraceStore
 from resources.worker import Progress
@@ -62,7 +63,7 @@ class LocalScoring(Scoring):
         *,
         settled_before_ms: int,
         progress: Progress,
-        limits: ScoreLimits = ScoreLimits(),  # noqa: B008 frozen
+        limits: ScoreLimits = NO_LIMITS,
     ) -> DayScores:
         """See `Scoring.score_day`."""
         open_mlflow(self._platform)
@@ -132,18 +133,19 @@ class LocalScoring(Scoring):
             if not mine:
                 continue
             run.begin(mine)
-            for said in self._answers(experiment, calls, run, mine, threads):
-                run.take(said)
-                if run.is_due():
-                    run.land()
-                    if threads and not failed:
-                        failed = _tried(partial(run.publish, publisher))
+            with closing(self._answers(experiment, calls, run, mine, threads)) as answers:
+                for said in answers:
+                    run.take(said)
+                    if run.is_due():
+                        run.land()
+                        if threads and not failed:
+                            failed = _tried(partial(run.publish, publisher))
             run.end()
         return failed or _tried(partial(run.publish, publisher))
 
     def _answers(
         self, experiment: str, calls: Sequence[Call], run: Run, mine: Sequence[Owed], threads: int
-    ) -> Iterator[Said | None]:
+    ) -> Generator[Said | None]:
         names = [(scorer.registered_name, scorer.version) for scorer in run.scorers]
         tasks = [Task(owed.key, owed.members, tuple(sorted(owed.calls))) for owed in mine]
         blocks = list(in_blocks(tasks, threads or BLOCK))

@@ -38,6 +38,7 @@ _SPANS_AT = "mlflow.trace.spansLocation"
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 _STORE_ERRORS = ("OperationalError", "InterfaceError", "ProgrammingError", "ReadTimeout")  # Of SQLAlchemy, of requests.
+_NOT_OF_A_TRACE = (Refused, MemoryError, ImportError, NameError, AssertionError)
 
 Found = tuple[Any, list[Any]] | str | None
 """Info and spans of a trace; a sentence why it cannot be read; None when it is gone."""
@@ -70,10 +71,9 @@ class PublicReader(TraceReader):
 
     @cached_property
     def _server(self) -> Any:
-        self._client  # noqa: B018 as above
         from resources.server_traces import ServerTraces
 
-        return ServerTraces(self._platform.tracking_uri)
+        return ServerTraces(self._tracing.store.get_host_creds())
 
     def state(self) -> int:
         """See `TraceReader.state`; a server does not say."""
@@ -232,7 +232,7 @@ class PublicReader(TraceReader):
 
     def _is_of_the_store(self, error: Exception) -> bool:
         """Whether a failure says nothing of a trace: the store itself does not answer."""
-        if getattr(error, "error_code", "") in _PASSING or isinstance(error, MemoryError | Refused):
+        if getattr(error, "error_code", "") in _PASSING or isinstance(error, _NOT_OF_A_TRACE):
             return True
         return explain(error, self._platform.tracking_uri) is not None or type(error).__name__ in _STORE_ERRORS
 

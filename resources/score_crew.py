@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -96,7 +96,7 @@ class Crew:
         """Calls that gave no answer so often in a row that they are not made any more."""
         return {call for call, times in self._broken.items() if times >= BROKEN_AFTER}
 
-    def answers(self, blocks: Iterable[list[Task]]) -> Iterator[Said | None]:
+    def answers(self, blocks: Iterable[list[Task]]) -> Generator[Said | None]:
         """Answers as they come, in no order; None now and then, so that whoever asks can do something else.
 
         The next block is taken when a child has room for it. Raises `Refused` when traces cannot be read. What a
@@ -275,7 +275,7 @@ def _without(block: Sequence[Task], heard: set[tuple[int, int]]) -> list[Task]:
 
 def called_here(
     calls: Sequence[Call], names: Sequence[tuple[str, str]], read: Reading, blocks: Iterable[list[Task]]
-) -> Iterator[Said | None]:
+) -> Generator[Said | None]:
     """As `Crew.answers`, in this process: where processes cannot be forked. Nothing ends a call that hangs."""
     from resources.score_child import held
 

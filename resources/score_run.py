@@ -156,7 +156,7 @@ class Run:
                 f"{self.day}: {self.scorers[call].name} gave no answer several times in a row: what it owes is left "
                 "for the next run"
             )
-        self.progress(f"{self.day}: {self._done} of {self._todo} scores")
+        self.progress(f"{self.day}: {self._done} of {self._todo} scores landed")
 
     def publish(self, publisher: Publisher) -> None:
         """Bring to MLflow what this run has landed."""

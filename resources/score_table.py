@@ -35,8 +35,8 @@ SAID = (
 """Digest of what a row of `assessments` says: without the words of an error, which rules of redaction may change."""
 
 _LOOKED_AT = {
-    "assessments": "trace_id, assessment_id, name, scorer_version, source_type, value_number, value_text, rationale, "
-    "error, created_at, updated_at, kind, valid",
+    "assessments": "trace_id, assessment_id, name, scorer_version, source_type, source_id, value_number, value_text, "
+    "rationale, error, created_at, updated_at, kind, valid",
     "publications": "trace_id, assessment_id, digest",
 }
 _GIVES_WAY = {

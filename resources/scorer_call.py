@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifecycle_assets.gate import Outcome
-from resources.scorer_outcome import arguments, outcome_of
+from resources.scorer_outcome import MAX_ERROR_CHARS, arguments, outcome_of
 from resources.trace_scores import FAILED, TIMEOUT, UNAVAILABLE, Answer
 
 _BUSY = frozenset({408, 425, 429})
@@ -35,7 +35,7 @@ class Call:
         try:
             return said(outcome_of(self.ask(subject)))
         except Exception as error:  # noqa: BLE001 - the scorer is the user's code: its fault is a result
-            return Answer(code=code_of(error), message=f"{type(error).__name__}: {error}")
+            return Answer(code=code_of(error), message=f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
 
 
 def call_of(copy: Any, *, seconds: float, direct: bool) -> Call:

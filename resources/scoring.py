@@ -25,6 +25,10 @@ class ScoreLimits(Record):
     max_cost_usd: float = 0.0
 
 
+NO_LIMITS = ScoreLimits()
+"""All scorers, all traces, at any price."""
+
+
 @dataclass(frozen=True)
 class DayScores:
     """A day after scoring: traces seen, scores written (or asked for), and coverage per registered scorer name.
@@ -57,7 +61,7 @@ class Scoring(ABC):
         *,
         settled_before_ms: int,
         progress: Progress,
-        limits: ScoreLimits = ScoreLimits(),
+        limits: ScoreLimits = NO_LIMITS,
     ) -> DayScores:
         """Close the gaps of `day` (UTC): sampled traces that ended before `settled_before_ms` without a score.
 

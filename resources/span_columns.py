@@ -7,7 +7,7 @@ Not here: the rows of single spans (`trace_rows.py`), reading (`database_sql.py`
 The query answers as `trace_rows.span_row` does, or marks the span as odd: an attribute that is null or no JSON, a key
 that needs an escape, a kind that MLflow derives from others. DuckDB also takes for JSON what a strict reader does not
 (NaN, a comma too many): NaN and Infinity as Python writes them are found anywhere, other spellings in texts of up to
-300 bytes, since no writer of JSON is known to make them.
+100 bytes, since no writer of JSON is known to make them.
 """
 
 import json
@@ -80,7 +80,7 @@ def _query(keys: tuple[str, ...]) -> str:
     foreign = " OR ".join(f"x[{at[name]}] IS NOT NULL" for name in keys if not name.startswith("mlflow."))
     valid = " AND ".join(f"coalesce(json_valid({one}), true)" for one in said)
     lenient = " OR ".join(
-        f"CASE WHEN strlen({one}) BETWEEN 3 AND 300 AND NOT starts_with({one}, '\"') "
+        f"CASE WHEN strlen({one}) BETWEEN 3 AND 100 AND NOT starts_with({one}, '\"') "
         f"THEN regexp_matches({one}, '{_LENIENT}') ELSE false END"
         for one in [inputs, outputs, *(f"x[{at[name]}]" for name in keys if not name.startswith("mlflow."))]
     )

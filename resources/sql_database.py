@@ -209,7 +209,7 @@ class _Held:
     def _identity(self, version: int) -> tuple[int, int, int] | None:
         """What tells this version's file in the log from that of another table made in the same place."""
         try:
-            found = os.stat(self._log / f"{version:020d}.json") if self._log else None
+            found = (self._log / f"{version:020d}.json").stat() if self._log else None
         except OSError:
             return None
         return (found.st_ino, found.st_mtime_ns, found.st_size) if found else None

@@ -39,6 +39,7 @@ _AGAIN = "run the day's archived_traces again"
 CHUNK = 100
 """Traces deleted in one call: what Databricks and MLflow's own pages take."""
 
+
 def release(platform: Platform, agent: Agent, now: date, progress: Progress) -> list[Released]:
     """See `Upkeep.release`. Days oldest first; a day that has to wait lets the others go, but for MLflow's archival."""
     retention = agent.spec.archive.store_retention

@@ -20,6 +20,9 @@ from resources.redaction import loads
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PROMOTED_FROM = ("session_id", *USAGE, *COST)
+"""Columns of `trace_info` that `promoted` needs."""
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -14,8 +14,6 @@ import dagster as dg
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import unescaped
-from resources.webhook import Webhook, configured
 from sensors.watermark import Watermark
 
 RUNS_A_TICK = 50
@@ -32,6 +30,8 @@ FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, Any]]:
     """What is to be said of a finished run, each message under an id that names the event."""
+    from lifecycle_assets.text import unescaped
+
     messages = []
     if is_run_of(agent, run) and run.status == dg.DagsterRunStatus.FAILURE:
         messages.append(_message(agent, run, "run_failed", run.run_id, f"run of {run.job_name} failed"))
@@ -76,6 +76,8 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         "carries the event's id.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        from resources.webhook import configured
+
         seen = Watermark.from_json(context.cursor)
         if not seen.at:
             start = Watermark(datetime.now(UTC).isoformat())
@@ -96,6 +98,8 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
 
 def _told_of(agent: Agent, instance: dg.DagsterInstance, seen: Watermark) -> tuple[dict[str, str], int, Refused | None]:
     """Send the messages of every new run; returns runs told of and when they ended, messages, and what stopped it."""
+    from resources.webhook import Webhook, configured
+
     finished = finished_runs(instance, seen)
     told = {run_id: at for at, run_id, _ in finished if run_id in seen.ids}
     known, messages = len(told), 0

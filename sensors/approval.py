@@ -6,25 +6,28 @@ Not here: the tags (`lifecycle_assets/release/approval.py`), whether a decision 
 """
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from lifecycle_assets.records import digest
 from lifecycle_assets.release.aliases import CHALLENGER
-from lifecycle_assets.release.approval import Approval, dated_approval
 from lifecycle_assets.spec_file import Agent
-from resources.model_registry import ModelRegistry
-from resources.store_glance import version_at
+from resources.needs import ModelRegistry
 from sensors.bounded import bounded
 from sensors.look import Look
 from sensors.watermark import ApprovalCursor
+
+if TYPE_CHECKING:
+    from lifecycle_assets.release.approval import Approval
 
 CONTINUES = ("champion_alias", "deployment")
 """What a run does after a person has decided: the rest of a release."""
 
 
-def run_key(version: str, approval: Approval) -> str:
+def run_key(version: str, approval: "Approval") -> str:
     """Names one decision: the same one is carried out once, and one made anew may be, also after a failed run."""
+    from lifecycle_assets.records import digest
+
     about = digest([approval.evidence, approval.at, approval.by, approval.reason])
     return f"approval:{version}:{approval.decision}:{about}"
 
@@ -46,6 +49,9 @@ def approval_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, registry: dg.ResourceParam[ModelRegistry]
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.release.approval import dated_approval
+        from resources.store_glance import version_at
+
         if gate.approval == "none":
             return dg.SkipReason("The gate requires no approval.")
         before = ApprovalCursor.from_json(context.cursor)

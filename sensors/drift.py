@@ -11,21 +11,19 @@ the state is back, the data version is reported back, and what was stale for thi
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lifecycle_assets.edges import latest, readable_records
-from lifecycle_assets.records import ScorersRecord, VersionRecord, digest
-from lifecycle_assets.release.drift import IDENTITY, Drift, find_drift, named, unfinished
 from lifecycle_assets.spec_file import Agent
-from resources import store_glance
-from resources.alias_ledger import LEDGER, AliasLedger, Entry, deciding_experiment
-from resources.model_registry import ModelRegistry
-from resources.scorer_registry import TAG, ScorerRegistry
-from resources.webhook import Webhook, configured
+from resources.needs import AliasLedger, Entry, ModelRegistry, ScorerRegistry
 from sensors.bounded import bounded
 from sensors.look import Look, under_way
 from sensors.watermark import DriftCursor
+
+if TYPE_CHECKING:
+    from lifecycle_assets.release.drift import Drift
 
 ASSETS = ("uc_model_version", "champion_alias", "registered_scorers")
 """The assets whose state somebody else can change."""
@@ -62,6 +60,8 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         ledger: dg.ResourceParam[AliasLedger],
         scorers: dg.ResourceParam[ScorerRegistry],
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.records import digest
+
         before, look = DriftCursor.from_json(context.cursor), look_at(agent, context.instance)
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
@@ -89,6 +89,11 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
 
 def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
     """A look at what a drift is read from: aliases, versions, the ledger, scorers, and what the graph recorded."""
+    from lifecycle_assets.release.drift import IDENTITY
+    from resources import store_glance
+    from resources.alias_ledger import LEDGER, deciding_experiment
+    from resources.scorer_registry import TAG
+
     name = agent.spec.model_name
     watched = (
         store_glance.aliases(name),
@@ -105,8 +110,11 @@ def read_drift(
     entries: Sequence[Entry],
     registry: ModelRegistry,
     scorers: ScorerRegistry,
-) -> list[Drift]:
+) -> "list[Drift]":
     """The drift now: a few questions to MLflow and one to Dagster. Raises when one of them has no answer."""
+    from lifecycle_assets.records import ScorersRecord, VersionRecord
+    from lifecycle_assets.release.drift import find_drift, named
+
     name, key = agent.spec.model_name, dg.AssetKey([agent.name, "uc_model_version"])
     recorded = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
     aliases = registry.aliases(name)
@@ -120,7 +128,7 @@ def read_drift(
     )
 
 
-def events_of(agent: str, drift: Sequence[Drift], last: Mapping[str, dg.AssetMaterialization | None]) -> list[Event]:
+def events_of(agent: str, drift: "Sequence[Drift]", last: Mapping[str, dg.AssetMaterialization | None]) -> list[Event]:
     """What is recorded: each drift that was not yet, and each asset that is as the graph left it again.
 
     `last` maps asset to its last materialization, which says by itself whether it reported a drift.
@@ -143,7 +151,7 @@ def _left_at(before: dg.AssetMaterialization | None) -> str | None:
     return str(before.metadata[LEFT].value) if before and LEFT in before.metadata else None
 
 
-def _is_reported(found: Drift, before: dg.AssetMaterialization | None) -> bool:
+def _is_reported(found: "Drift", before: dg.AssetMaterialization | None) -> bool:
     return _left_at(before) is not None and _version(before) == found.state
 
 
@@ -173,6 +181,8 @@ def _last(instance: dg.DagsterInstance, agent: str, asset: str) -> dg.AssetMater
 
 
 def _as_left(entries: Sequence[Entry], *, again: bool = False) -> str:
+    from lifecycle_assets.release.drift import unfinished
+
     begun = unfinished(entries)
     if begun:
         move = begun[-1].move
@@ -184,7 +194,9 @@ def _named(entries: Sequence[Entry]) -> list[tuple[int, bool]]:
     return [(entry.number, entry.done) for entry in entries]
 
 
-def _alert(agent: Agent, drift: Sequence[Drift], now: DriftCursor) -> None:
+def _alert(agent: Agent, drift: "Sequence[Drift]", now: DriftCursor) -> None:
+    from resources.webhook import Webhook, configured
+
     if drift and configured(agent.spec.alerts.webhook_env):
         text = f"{agent.name}: " + " ".join(found.sentence for found in drift)
         Webhook(agent.spec.alerts.webhook_env).post(

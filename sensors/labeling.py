@@ -7,23 +7,20 @@ Not here: which traces are chosen (`lifecycle_assets/choosing.py`), opening the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lifecycle_assets.edges import latest
-from lifecycle_assets.records import ChampionRecord, LabelsRecord, SessionRecord, digest
-from lifecycle_assets.review.assets import sessions_of
-from lifecycle_assets.review.choosing import choose_traces, negative_traces
-from lifecycle_assets.review.labels import OPEN_SESSIONS, completions
 from lifecycle_assets.spec_file import Agent
-from resources.archive import Archive
-from resources.labeling_desk import LabelingDesk
+from resources.needs import Archive, LabelingDesk, SqlEngine
 from resources.platform import Platform
-from resources.sql_engine import SqlEngine
-from resources.store_glance import completed_items
 from sensors.bounded import bounded
 from sensors.look import Look
 from sensors.watermark import LabelingCursor, SyncCursor
+
+if TYPE_CHECKING:
+    from lifecycle_assets.records import SessionRecord
 
 TABLES = ("traces", "assessments")
 """The tables by which a session's opening is decided."""
@@ -48,7 +45,7 @@ def decide_opening(
     *,
     negative: Sequence[str],
     threshold: int,
-    sessions: Sequence[SessionRecord],
+    sessions: "Sequence[SessionRecord]",
     champion: str,
     choosable: Callable[[], bool],
 ) -> Opening | None:
@@ -57,6 +54,8 @@ def decide_opening(
     Enough negative feedback since the last session comes first; then a champion under which no session was opened,
     once there is something of it to look at, which is asked last. A trace of an earlier session does not count again.
     """
+    from lifecycle_assets.records import digest
+
     queued = {trace_id for session in sessions for trace_id in session.trace_ids}
     fresh = [trace_id for trace_id in negative if trace_id not in queued]
     if threshold and len(fresh) >= threshold:
@@ -83,6 +82,10 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, archive: dg.ResourceParam[Archive], sql: dg.ResourceParam[SqlEngine]
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.records import ChampionRecord
+        from lifecycle_assets.review.assets import sessions_of
+        from lifecycle_assets.review.choosing import choose_traces, negative_traces
+
         before = LabelingCursor.from_json(context.cursor)
         look = Look(agent, context.instance, assets=["champion_alias"], tables=TABLES)
         if look.unchanged(before):
@@ -132,6 +135,11 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.records import LabelsRecord
+        from lifecycle_assets.review.assets import sessions_of
+        from lifecycle_assets.review.labels import OPEN_SESSIONS, completions
+        from resources.store_glance import completed_items
+
         before = SyncCursor.from_json(context.cursor)
         look = Look(agent, context.instance, assets=SYNCED, watched=[*map(completed_items, before.sessions)])
         if unchanged := look.unchanged(before):

@@ -10,10 +10,8 @@ from dataclasses import replace
 import dagster as dg
 
 from lifecycle_assets.edges import latest
-from lifecycle_assets.records import DatasetRecord
 from lifecycle_assets.spec_file import Agent
-from resources.evaluator import Evaluator
-from resources.store_glance import evaluation_dataset
+from resources.needs import Evaluator
 from sensors.bounded import bounded
 from sensors.look import Look, under_way
 from sensors.watermark import LandedCursor
@@ -49,6 +47,9 @@ def labels_landed_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, evaluator: dg.ResourceParam[Evaluator]
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.records import DatasetRecord
+        from resources.store_glance import evaluation_dataset
+
         before = LandedCursor.from_json(context.cursor)
         look = Look(agent, context.instance, assets=RESTS_ON, watched=[evaluation_dataset(before.dataset)])
         if unchanged := look.unchanged(before):

@@ -13,16 +13,17 @@ keys keep it from asking twice.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import dagster as dg
 
 from lifecycle_assets.jobs import is_run_of
-from lifecycle_assets.records import digest
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
-from resources.store_glance import StoreGlance, Watched
 from sensors.watermark import Looked
+
+if TYPE_CHECKING:
+    from resources.store_glance import Watched
 
 LookedT = TypeVar("LookedT", bound=Looked)
 
@@ -40,8 +41,11 @@ class Look:
         *,
         assets: Sequence[str] = (),
         tables: Sequence[str] = (),
-        watched: Sequence[Watched] = (),
+        watched: "Sequence[Watched]" = (),
     ) -> None:
+        from lifecycle_assets.records import digest
+        from resources.store_glance import StoreGlance
+
         platform = Platform.from_env()
         self._glance = StoreGlance(platform)
         archived = [self._glance.table(agent.spec.table_prefix + table) for table in tables]
@@ -65,7 +69,7 @@ class Look:
                 return replace(cursor, seen=self._seen)
         return None
 
-    def watching(self, watched: Sequence[Watched]) -> Self:
+    def watching(self, watched: "Sequence[Watched]") -> Self:
         """The same look at other rows of the store, which are read now."""
         self._watch(watched)
         self._things = self._rows()
@@ -77,12 +81,16 @@ class Look:
             return replace(cursor, seen="", things="")
         return replace(cursor, seen=self._seen, things=self._things)
 
-    def _watch(self, watched: Sequence[Watched]) -> None:
+    def _watch(self, watched: "Sequence[Watched]") -> None:
+        from lifecycle_assets.records import digest
+
         self._watched, self._things = watched, ""
         state = self._glance.state() if watched else "none"
         self._seen = digest([self._beside, state]) if self._beside and state else ""
 
     def _rows(self) -> str:
+        from lifecycle_assets.records import digest
+
         rows = self._glance.rows(self._watched) if self._beside else ""
         return digest([self._beside, rows]) if rows else ""
 

@@ -9,28 +9,25 @@ Not here: reading the windows (`lifecycle_assets/monitoring/windows.py`), the ro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lifecycle_assets.jobs import rollback_config
-from lifecycle_assets.monitoring.windows import Compared, archived_until, compare_windows, complete_windows
-from lifecycle_assets.records import REASON_CHARACTERS, AliasMove
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
-from lifecycle_assets.release.rollback import choose_target, gated_verdicts, verdicts_of
-from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Rollback, RollbackRule
-from resources import store_glance
-from resources.alias_ledger import LEDGER, AliasLedger, deciding_experiment
-from resources.evaluator import Evaluator
-from resources.model_registry import ModelRegistry
+from resources.needs import AliasLedger, Evaluator, ModelRegistry, SqlEngine
 from resources.platform import Platform
-from resources.sql_engine import SqlEngine
 from sensors.bounded import bounded
 from sensors.look import Look
 from sensors.watermark import RollbackCursor
+
+if TYPE_CHECKING:
+    from lifecycle_assets.monitoring.windows import Compared
+    from lifecycle_assets.records import AliasMove
 
 SAID = 1000
 """Characters of a sentence that the cursor keeps, to be said again while nothing changes."""
@@ -54,11 +51,13 @@ class Fresh:
         return f"rollback:{self.version}:{self.since.isoformat()}"
 
 
-def fresh_champion(moves: Sequence[AliasMove], champion: str, *, now: datetime, days: int) -> Fresh | str:
+def fresh_champion(moves: "Sequence[AliasMove]", champion: str, *, now: datetime, days: int) -> Fresh | str:
     """The champion of the ledger's `moves` when it is fresh; otherwise a sentence that says why nothing is judged.
 
     `champion` is who it is in MLflow. A champion that a rollback brought back is not judged: nothing may swing.
     """
+    from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves
+
     changes = champion_moves(moves)
     if not changes or not changes[-1].after[CHAMPION]:
         return "Nobody is champion: there is nothing to watch."
@@ -78,7 +77,7 @@ def fresh_champion(moves: Sequence[AliasMove], champion: str, *, now: datetime, 
     return Fresh(version, last.model_id, former, models[former], since)
 
 
-def drop_of(compared: Compared, *, higher_is_better: bool, min_traces: int) -> float | None:
+def drop_of(compared: "Compared", *, higher_is_better: bool, min_traces: int) -> float | None:
     """By how much the champion is worse in that window; None when either side has too few traces to be judged."""
     ours, theirs = compared.ours, compared.theirs
     if ours is None or theirs is None or min(ours.n, theirs.n) < min_traces:
@@ -100,7 +99,7 @@ def breaches(drops: Sequence[float | None], *, max_drop: float, recovered_at: fl
     return found
 
 
-def find_breach(rollback: Rollback, compared: Mapping[str, Sequence[Compared]], higher: Mapping[str, bool]) -> str:
+def find_breach(rollback: Rollback, compared: "Mapping[str, Sequence[Compared]]", higher: Mapping[str, bool]) -> str:
     """A sentence on the first rule that `k` of the last `n` windows breach, the newest included; empty for none.
 
     `compared` holds windows by metric, oldest first; those before the last `n` only say how a breach began.
@@ -114,7 +113,7 @@ def find_breach(rollback: Rollback, compared: Mapping[str, Sequence[Compared]], 
     return ""
 
 
-def _sentence(rule: RollbackRule, newest: Compared, count: int, of: int) -> str:
+def _sentence(rule: RollbackRule, newest: "Compared", count: int, of: int) -> str:
     assert newest.ours is not None  # A window without numbers does not breach.
     assert newest.theirs is not None
     return (
@@ -157,6 +156,8 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
         evaluator: dg.ResourceParam[Evaluator],
         sql: dg.ResourceParam[SqlEngine],
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.monitoring.windows import archived_until
+
         if not rules.automatic:
             return dg.SkipReason(
                 "rollback.automatic is not true in defs.yaml: nobody is taken back without being asked."
@@ -189,6 +190,9 @@ def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
 
     Time alone makes no champion worse: it only ends being fresh.
     """
+    from resources import store_glance
+    from resources.alias_ledger import LEDGER, deciding_experiment
+
     name = agent.spec.model_name
     watched = (store_glance.aliases(name), store_glance.run_named_by(name, deciding_experiment(agent), LEDGER))
     return Look(agent, instance, tables=["traces"], watched=watched)
@@ -203,6 +207,8 @@ def judge(agent: Agent, sql: SqlEngine, fresh: Fresh, until: datetime) -> str:
 
     Twice the declared `n`, so that a breach that began before them is known as one.
     """
+    from lifecycle_assets.monitoring.windows import compare_windows, complete_windows
+
     rules, spec = agent.spec.rollback, agent.spec
     windows = complete_windows(since=fresh.since, until=until, hours=rules.window_hours, at_most=2 * rules.n)
     environment = Platform.from_env().environment
@@ -223,13 +229,16 @@ def _asked(
     agent: Agent,
     fresh: Fresh,
     breach: str,
-    moves: Sequence[AliasMove],
+    moves: "Sequence[AliasMove]",
     previous: str,
     registry: ModelRegistry,
     evaluator: Evaluator,
     judged: RollbackCursor,
 ) -> dg.SensorResult:
     """The request for a rollback; without a gated version to go to, the sentence that says so."""
+    from lifecycle_assets.records import REASON_CHARACTERS
+    from lifecycle_assets.release.rollback import choose_target, gated_verdicts, verdicts_of
+
     try:
         target = choose_target(
             champion=fresh.version,

@@ -9,23 +9,22 @@ scoring (`resources/scoring.py`).
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lifecycle_assets.edges import latest
 from lifecycle_assets.jobs import days_due
-from lifecycle_assets.monitoring import backfill_history as history
-from lifecycle_assets.monitoring.backfill_counts import MAX_ROWS, Counts, counts
-from lifecycle_assets.monitoring.backfill_plan import as_asked, run_config
-from lifecycle_assets.records import ScorersRecord, ScorerVersion, digest
 from lifecycle_assets.spec_file import Agent
+from resources.needs import DeclaredScorer, SqlEngine
 from resources.platform import Platform
-from resources.scorer_source import JUDGE_MODEL, DeclaredScorer, declared_scorers
-from resources.sql_engine import SqlEngine
-from sensors.backfill_decision import Decision, Vetting, decide
 from sensors.bounded import bounded
 from sensors.watermark import BackfillCursor
+
+if TYPE_CHECKING:
+    from lifecycle_assets.monitoring.backfill_counts import Counts
+    from lifecycle_assets.records import ScorerVersion
+    from sensors.backfill_decision import Decision, Vetting
 
 
 def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
@@ -46,6 +45,9 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, sql: dg.ResourceParam[SqlEngine]
     ) -> dg.SensorResult | dg.SkipReason:
+        from lifecycle_assets.monitoring import backfill_history as history
+        from lifecycle_assets.monitoring.backfill_plan import run_config
+
         instance, now = context.instance, datetime.now(UTC)
         declared, of_sources = sources.read(Platform.from_env().environment)
         newest = instance.fetch_materializations(scores, limit=1).records
@@ -78,8 +80,13 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
 
 def _decision(
     agent: Agent, instance: dg.DagsterInstance, sql: SqlEngine, declared: Sequence[DeclaredScorer], now: datetime
-) -> Decision:
+) -> "Decision":
     """Count what is owed, look up what was asked for, and decide."""
+    from lifecycle_assets.monitoring import backfill_history as history
+    from lifecycle_assets.monitoring.backfill_plan import as_asked
+    from lifecycle_assets.records import ScorersRecord
+    from sensors.backfill_decision import Decision, decide
+
     registered = latest(instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
     if registered is None:
         return Decision((), f"No scorer is registered: run {agent.name}_monitor first.")
@@ -101,15 +108,24 @@ def _decision(
     )
 
 
-def _counted(agent: Agent, sql: SqlEngine, scorers: Sequence[ScorerVersion], now: datetime, *, by_hash: bool) -> Counts:
+def _counted(
+    agent: Agent, sql: SqlEngine, scorers: "Sequence[ScorerVersion]", now: datetime, *, by_hash: bool
+) -> "Counts":
+    from lifecycle_assets.monitoring.backfill_counts import counts
+
     def query(text: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        from lifecycle_assets.monitoring.backfill_counts import MAX_ROWS
+
         return sql.query(agent.spec.table_prefix, text, parameters, limit=MAX_ROWS).dicts()
 
     first = now.date() - timedelta(days=agent.spec.backfill.lookback_days)
     return counts(query, scorers, first, now.date(), by_hash=by_hash)
 
 
-def _vetting(instance: dg.DagsterInstance, agent: str, scorers: Sequence[ScorerVersion]) -> Vetting:
+def _vetting(instance: dg.DagsterInstance, agent: str, scorers: "Sequence[ScorerVersion]") -> "Vetting":
+    from lifecycle_assets.monitoring import backfill_history as history
+    from sensors.backfill_decision import Vetting
+
     of_set = history.set_of(scorers)
     for run in history.runs_of_set(instance, agent, of_set, canaries=True):
         record = history.record_of_run(instance, agent, run.run_id) if run.succeeded else None
@@ -126,6 +142,9 @@ class _Sources:
 
     def read(self, environment: str) -> tuple[list[DeclaredScorer], str]:
         """The scorers, and a digest of what makes them owe other scores or cost otherwise."""
+        from lifecycle_assets.records import digest
+        from resources.scorer_source import declared_scorers
+
         stamp = (environment, *self._stamp())
         if self._held is None or self._held[0] != stamp:
             found = declared_scorers(self._agent, environment)
@@ -134,6 +153,8 @@ class _Sources:
         return self._held[1], self._held[2]
 
     def _stamp(self) -> tuple[Any, ...]:
+        from resources.scorer_source import JUDGE_MODEL
+
         scorers = self._agent.spec.scorers
         files = sorted({one.source.partition(":")[0] for one in scorers if isinstance(one.source, str)})
         paths = [path for path in map(self._agent.path, files) if path.exists()]

@@ -9,16 +9,9 @@ import warnings
 
 import dagster as dg
 
-from lifecycle_assets.candidate.judging import eval_checks, eval_record, evaluate_champion, model_checks
-from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
-from lifecycle_assets.gate import judge
-from lifecycle_assets.records import DatasetRecord, ModelRecord
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import literal, table
-from resources.evaluator import Evaluator
-from resources.model_registry import ModelRegistry
-from resources.tracing import Tracing
+from resources.needs import Evaluator, ModelRegistry, Tracing
 
 GROUP = "candidate"
 
@@ -42,6 +35,8 @@ def agent_source(agent: Agent) -> dg.SourceAsset:
             tags={"dagster/kind/python": ""},
         )
         def observed_source() -> dg.ObserveResult:
+            from lifecycle_assets.candidate.source import observe_source
+
             source = observe_source(agent)
             return dg.ObserveResult(
                 data_version=dg.DataVersion(source.digest),
@@ -105,6 +100,11 @@ def logged_model(agent: Agent) -> dg.AssetsDefinition:
         it counts. Safe to run again: the same source digest gives the same logged model, and a model whose logging
         was interrupted is never used.
         """
+        from lifecycle_assets.candidate.judging import model_checks
+        from lifecycle_assets.candidate.source import observe_source
+        from lifecycle_assets.records import ModelRecord
+        from lifecycle_assets.text import literal
+
         source = observe_source(agent)
         kept = tracing.ensure(agent, progress=context.log.info)
         logged = registry.log(agent, source, progress=context.log.info, dagster_run_id=context.run.run_id)
@@ -155,6 +155,11 @@ def eval_results(agent: Agent) -> dg.AssetsDefinition:
         finished evaluation of the same model, dataset digest and scorers is read back, an interrupted one is started
         over.
         """
+        from lifecycle_assets.candidate.judging import eval_checks, eval_record, evaluate_champion
+        from lifecycle_assets.gate import judge
+        from lifecycle_assets.records import DatasetRecord, ModelRecord
+        from lifecycle_assets.text import table
+
         model = upstream(context, "logged_model", ModelRecord)
         dataset = upstream(context, "eval_dataset", DatasetRecord)
         evaluated = evaluator.evaluate(

@@ -16,8 +16,8 @@ from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import AGGREGATIONS, Gate
 from lifecycle_assets.text import differences_plot, literal, plain, table, thresholds_plot
-from resources.evaluator import Evaluated, Evaluator
-from resources.model_registry import LoggedModel, ModelRegistry
+from resources.evaluator import Evaluated
+from resources.needs import Evaluator, LoggedModel, ModelRegistry
 from resources.worker import Progress
 
 

@@ -21,11 +21,14 @@ from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
 from resources.scorer_source import DeclaredScorer, declared_scorers
 
+NEAR = 0.5
+"""How alike two names are, 0..1, for one to be offered for the other: two letters exchanged in a name of four are."""
+
 
 def _agent(name: str) -> Agent:
     """The agent of that name. Raises `Misuse` with the nearest name."""
     names = [agent.name for agent in known_agents()[0]]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
     if name not in names and close:
         raise Misuse(f"No agent '{name[:60]}' is declared; did you mean '{close[0]}'?")
     return chosen_agents(name)[0][0]
@@ -37,7 +40,7 @@ def _scorers(agent: Agent, environment: str, names: tuple[str, ...]) -> list[Dec
     for name in names:
         spec = next((one for one in agent.spec.scorers if one.name == name), None)
         if spec is None:
-            close = difflib.get_close_matches(name, [one.name for one in agent.spec.scorers], n=1)
+            close = difflib.get_close_matches(name, [one.name for one in agent.spec.scorers], n=1, cutoff=NEAR)
             known = ", ".join(one.name for one in agent.spec.scorers) or "none"
             remedy = f"did you mean '{close[0]}'?" if close else f"declared are {known}."
             raise Misuse(f"{agent.name} has no scorer '{name[:60]}'; {remedy}")

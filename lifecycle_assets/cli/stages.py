@@ -20,6 +20,7 @@ from lifecycle_assets.records import (
     ModelRecord,
     ScoresRecord,
     SessionRecord,
+    UpkeepRecord,
 )
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import unescaped
@@ -121,6 +122,11 @@ def _archive(agent: Agent, sources: Sources) -> Facts | None:
     }
 
 
+def _upkeep(agent: Agent, sources: Sources) -> Facts | None:
+    found = sources.latest(agent, "archive_upkeep", UpkeepRecord)
+    return None if found is None else {"at": found.at, **found.record.to_json()}
+
+
 def _coverage(agent: Agent, sources: Sources) -> Facts | None:
     found = sources.records(agent, "trace_scores", ScoresRecord, limit=DAYS)
     if not found:
@@ -192,6 +198,7 @@ STAGES: dict[str, Callable[[Agent, Sources], Facts | None]] = {
     "registered_scorers": _scorers,
     "trace_scores": _coverage,
     "archived_traces": _archive,
+    "archive_upkeep": _upkeep,
     "labeling_session": _sessions,
     "checks": _checks,
 }

@@ -41,7 +41,7 @@ def hold(rule: AlertRule, days: Sequence[tuple[str, float]], day: str, *, awaite
     has to wait for; while it says something the rule neither passes nor alarms.
     """
     if awaited:
-        return Breach(True, f"{rule.metric} is not judged on {day} yet: {awaited}", unknown=True)
+        return Breach(True, f"{rule.metric} is not judged on {day} yet: {awaited}.", unknown=True)
     recent = [point for point in days if point[0] <= day][-rule.n :]
     if not recent or recent[-1][0] != day:
         return Breach(True, f"{rule.metric} has no value on {day}: score and archive the day first.", unknown=True)

@@ -14,7 +14,8 @@ estimated from all hours of those weeks: four numbers alone say little about the
 say it well. Each kind of number has its distribution: counts, shares, and levels (below).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,8 @@ WEEK = 168 // HOURS
 YEAR = 365 * 24 // HOURS
 """Windows of a year."""
 
-FEWEST = 5
-"""Numbers a window's percentile or mean must rest on to be compared."""
+FEWEST, FEWEST_P95 = 5, 20
+"""Numbers a window's median or mean, and its 95th percentile, must rest on to be compared."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ def judge_count(counts: Mapping[int, int], now: int, weeks: int, level: float) -
     Earlier weeks are scaled to this week's level by the traffic of the seven days before each, so that growth is no
     anomaly. The count is negative binomial with variance m + d m² (NB2; Cameron and Trivedi, Regression Analysis of
     Count Data, 2nd edition 2013, section 3.3), d by the method of moments over all windows of the earlier weeks; the
-    error of the mean is added to the variance.
+    error of the mean is added to the variance. The range is widened as Student's t is wider than the normal
+    distribution with the freedom that d was estimated with (Satterthwaite, Biometrics 2 (1946), 110-114).
     """
     import numpy as np
-    from scipy.stats import nbinom, poisson
+    from scipy.stats import nbinom, norm, poisson, t
 
     def traffic(week: int) -> int:
         return sum(counts.get(now - WEEK * week - one, 0) for one in range(1, WEEK + 1))
@@ -90,7 +92,10 @@ def judge_count(counts: Mapping[int, int], now: int, weeks: int, level: float) -
     variance = expected + spread * expected**2 + of_mean
     size = expected**2 / (variance - expected) if variance > expected * (1 + 1e-9) else None
     found = poisson(expected) if size is None else nbinom(size, size / (size + expected))
-    return Finding(value, float(found.ppf(level / 2)), float(found.ppf(1 - level / 2)), before)
+    freedom = (weeks - 1) * float((mean**2).sum()) ** 2 / max(float((mean**4).sum()), 1e-300)
+    wider = float(t.ppf(1 - level / 2, freedom) / norm.ppf(1 - level / 2))
+    low, high = (expected + (float(found.ppf(end)) - expected) * wider for end in (level / 2, 1 - level / 2))
+    return Finding(value, max(0.0, math.ceil(low)), math.floor(high), before)
 
 
 def judge_share(hits: Mapping[int, int], of: Mapping[int, int], now: int, weeks: int, level: float) -> Finding:
@@ -103,9 +108,7 @@ def judge_share(hits: Mapping[int, int], of: Mapping[int, int], now: int, weeks:
     from scipy.stats import betabinom, binom
 
     n, bad, totals = of.get(now, 0), _earlier(hits, now, weeks, 0), _earlier(of, now, weeks, 0)
-    before = tuple(
-        float(one) / total if total else None for one, total in zip(bad[:, 0], totals[:, 0], strict=True)
-    )
+    before = tuple(float(one) / total if total else None for one, total in zip(bad[:, 0], totals[:, 0], strict=True))
     if not n:
         return Finding(before=before, why_not="nothing happened in these hours")
     value = hits.get(now, 0) / n
@@ -130,7 +133,14 @@ def judge_share(hits: Mapping[int, int], of: Mapping[int, int], now: int, weeks:
 
 
 def judge_level(
-    values: Mapping[int, float], of: Mapping[int, int], now: int, weeks: int, level: float, *, sign: int
+    values: Mapping[int, float],
+    of: Mapping[int, int],
+    now: int,
+    weeks: int,
+    level: float,
+    *,
+    sign: int,
+    fewest: int = FEWEST,
 ) -> Finding:
     """A percentile or a mean that should not move by `sign` (1: rise, -1: fall); `of` is what each rests on.
 
@@ -143,10 +153,10 @@ def judge_level(
     from scipy.stats import t
 
     numbers, totals = _earlier(values, now, weeks, np.nan), _earlier(of, now, weeks, 0)
-    numbers[totals < FEWEST] = np.nan
+    numbers[totals < fewest] = np.nan
     before = tuple(None if np.isnan(one) else float(one) for one in numbers[:, 0])
     n, value = of.get(now, 0), values.get(now)
-    if value is None or n < FEWEST:
+    if value is None or n < fewest:
         return Finding(value, before=before, why_not=f"{n} in these hours are too few to compare")
     there = ~np.isnan(numbers)
     count = there.sum(axis=0)
@@ -181,8 +191,3 @@ def _earlier(found: Mapping[int, float], now: int, weeks: int, absent: float) ->
 def judged_from(first: int, weeks: int) -> int:
     """The first window that can be judged when traces began in the window `first`."""
     return first + (weeks + 1) * WEEK + 1
-
-
-def worst(findings: Mapping[str, Finding]) -> Sequence[str]:
-    """Names of those that are anomalies."""
-    return [name for name, finding in findings.items() if finding.is_anomaly]

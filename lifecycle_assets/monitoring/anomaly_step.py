@@ -11,18 +11,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lifecycle_assets.monitoring.anomalies import HOURS, WEEK, Finding, judge_count, judge_level, judge_share
-from lifecycle_assets.monitoring.anomalies import judged_from, level_of
-from lifecycle_assets.monitoring.windows import MONDAY
-from lifecycle_assets.outcome import Check
+from lifecycle_assets.monitoring.anomalies import (
+    FEWEST,
+    FEWEST_P95,
+    HOURS,
+    WEEK,
+    Finding,
+    judge_count,
+    judge_level,
+    judge_share,
+    judged_from,
+    level_of,
+)
 from lifecycle_assets.spec_monitoring import Anomalies
-from lifecycle_assets.text import lines_plot, plain
-from resources.mlflow_store import page
+from resources.needs import SqlEngine
 from resources.platform import Platform
-from resources.sql_engine import SqlEngine
+
+if TYPE_CHECKING:
+    from lifecycle_assets.outcome import Check
 
 CHECKS = {
     "volume_anomaly": "As many traces as in the same hours of earlier weeks.",
@@ -59,21 +68,22 @@ FROM (
     ) = 1
 ) s WHERE place <= ? GROUP BY name, scorer_version, place ORDER BY name, scorer_version, place
 """  # noqa: S608 - put together from constants
-_OF_HOURS = "t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?"
 WORST_SQL = {
-    "volume_anomaly": f"""
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
-    "error_rate_anomaly": f"""
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} AND t.state <> 'OK'
+    "volume_anomaly": """
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
 ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
-    "latency_anomaly": f"""
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE {_OF_HOURS} AND t.state = 'OK' AND t.execution_ms IS NOT NULL
-ORDER BY t.execution_ms DESC, t.trace_id LIMIT ?""",
-    "score_anomaly": f"""
+    "error_rate_anomaly": """
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
+    AND t.state <> 'OK' ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
+    "latency_anomaly": """
+SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
+    AND t.state = 'OK' AND t.execution_ms IS NOT NULL ORDER BY t.execution_ms DESC, t.trace_id LIMIT ?""",
+    "score_anomaly": """
 SELECT t.trace_id, t.experiment_id FROM traces t JOIN assessments a USING (trace_id, trace_date)
-WHERE {_OF_HOURS} AND a.name = ? AND coalesce(a.scorer_version, '') = ? AND a.valid AND a.value_number IS NOT NULL
+WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ? AND a.name = ?
+    AND coalesce(a.scorer_version, '') = ? AND a.valid AND a.value_number IS NOT NULL
 ORDER BY a.value_number, t.trace_id LIMIT ?""",
-}  # noqa: S608 - put together from constants
+}
 """The traces to look at when a check alarms, the worst first."""
 
 
@@ -127,12 +137,15 @@ def anomaly_checks(
     declared: Anomalies,
     scorers: Mapping[str, str],
     awaited: Mapping[str, str],
-) -> tuple[list[Check], dict[str, Any]]:
+) -> "tuple[list[Check], dict[str, Any]]":
     """The four checks, and metadata for the page: a picture of what was compared, and links to the traces to look at.
 
     `until` is the moment up to which the archive is complete. `scorers` maps declared names to registered ones;
     `awaited` says for which of them scores are still to come.
     """
+    from lifecycle_assets.outcome import Check
+    from lifecycle_assets.text import lines_plot
+
     hours = last_hours(day, until)
     if hours is None:
         why = f"Not judged yet: no {HOURS} hours of {day} are complete in the archive; the next run looks again."
@@ -160,20 +173,28 @@ def anomaly_checks(
 
 def page_of(trace_id: str, experiment_id: str) -> str:
     """The trace's page in MLflow; empty where MLflow has no pages."""
+    from resources.run_marks import page
+
     path = f"experiments/{quote(experiment_id or '', safe='')}/traces?selectedEvaluationId={quote(trace_id, safe='')}"
     return page(Platform.from_env(), path)
 
 
 def start_of(place: int) -> datetime:
     """When a window begins."""
+    from lifecycle_assets.monitoring.windows import MONDAY
+
     return MONDAY + timedelta(hours=HOURS * place)
 
 
 def _place(moment: datetime) -> int:
+    from lifecycle_assets.monitoring.windows import MONDAY
+
     return (moment - MONDAY) // timedelta(hours=HOURS)
 
 
 def _read(sql: SqlEngine, prefix: str, hours: Hours, weeks: int, names: list[str]) -> Read:
+    from lifecycle_assets.monitoring.windows import MONDAY
+
     oldest, last = start_of(hours.place - (weeks + 1) * WEEK - 1).date(), hours.start.date()
     read = Read()
     rows = sql.query(prefix, TRACES_SQL, [MONDAY, oldest, last, hours.place]).dicts()
@@ -196,10 +217,10 @@ def _compared(
     yield "error_rate_anomaly", [Compared("error rate", "{:.2%}".format, judge_share(errors, n, now, weeks, one))]
     timed = {place: int(row["timed"]) for place, row in read.traces.items()}
     slow, half = [], level_of(declared.false_alarms_per_year, 2)
-    for percentile in ("p50", "p95"):
+    for percentile, fewest in (("p50", FEWEST), ("p95", FEWEST_P95)):
         # As logarithms: durations spread by factors.
         logs = {p: math.log(max(row[percentile], 0.5) / 1000) for p, row in read.traces.items() if row["timed"]}
-        finding = judge_level(logs, timed, now, weeks, half, sign=1)
+        finding = judge_level(logs, timed, now, weeks, half, sign=1, fewest=fewest)
         slow.append(Compared(f"latency {percentile}", "{:.3g} s".format, _unlogged(finding)))
     yield "latency_anomaly", slow
     level = level_of(declared.false_alarms_per_year, max(len(scorers), 1))
@@ -254,7 +275,10 @@ def _to_look_at(
     return [(row["trace_id"], row["experiment_id"]) for row in sql.query(prefix, WORST_SQL[check], values).dicts()]
 
 
-def _check(name: str, hours: Hours, weeks: int, numbers: list[Compared], ids: list[str]) -> Check:
+def _check(name: str, hours: Hours, weeks: int, numbers: list[Compared], ids: list[str]) -> "Check":
+    from lifecycle_assets.outcome import Check
+    from lifecycle_assets.text import plain
+
     judged = [one for one in numbers if not one.finding.why_not]
     alarming = [one for one in judged if one.finding.is_anomaly]
     said = [f"{plain(one.name)} {one.shown(one.finding.value or 0)} ({_range(one)})" for one in alarming or judged]

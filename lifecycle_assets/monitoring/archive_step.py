@@ -12,9 +12,10 @@ from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchiveRecord, digest
+from lifecycle_assets.retention import is_expired, today
 from lifecycle_assets.text import table
-from resources.archive import Archive, ArchivedDay
-from resources.sql_engine import SqlEngine
+from resources.archive import ArchivedDay
+from resources.needs import Archive, SqlEngine
 
 COUNTS_SQL = """
 SELECT 'traces' AS name, count(*) AS n, count(DISTINCT trace_id) AS keys FROM traces WHERE trace_date = ?
@@ -62,7 +63,7 @@ def archived_traces(step: DayStep) -> Outcome:
             **_lag(archived),
         },
         checks=[
-            complete_check(archived, counts["traces"]),
+            _expired_check(step) or complete_check(archived, counts["traces"]),
             Check(
                 "no_duplicates",
                 not doubled,
@@ -75,8 +76,18 @@ def archived_traces(step: DayStep) -> Outcome:
 
 def _archive(step: DayStep, *, anew: bool = False) -> ArchivedDay:
     archive: Archive = step.gateways["archive"]
+    if is_expired(step.agent.spec.archive, step.day, today()):
+        return ArchivedDay(settled=0, absent=(), written={}, newest_ms=0, unchanged=True)
     settled = settled_before_ms(step.agent)
     return archive.archive_day(step.agent, step.day, settled_before_ms=settled, progress=step.progress, anew=anew)
+
+
+def _expired_check(step: DayStep) -> Check | None:
+    """What to say of a day that `archive_upkeep` removed, or is about to: archiving it again would bring it back."""
+    policy = step.agent.spec.archive
+    if not is_expired(policy, step.day, today()):
+        return None
+    return Check("complete", True, f"Older than archive.retention_days ({policy.retention_days}): not archived.")
 
 
 def complete_check(archived: ArchivedDay, rows: int) -> Check:

@@ -11,20 +11,13 @@ import dagster as dg
 from pydantic import Field
 
 from lifecycle_assets.edges import RECORD_KEY, lifecycle_asset, result, upstream
-from lifecycle_assets.monitoring.dispatch import materialize
 from lifecycle_assets.monitoring.tables import archived_traces, quality_metrics
 from lifecycle_assets.monitoring.upkeep import archive_upkeep
-from lifecycle_assets.records import ChampionRecord, ScorersRecord, digest
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import MAX_SCORERS
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import table
-from resources.compute import Compute
+from resources.needs import Compute, ScorerRegistry, Scoring, TraceStore
 from resources.platform import Platform
-from resources.scorer_registry import ScorerRegistry
-from resources.scorer_source import declared_scorers
-from resources.scoring import ScoreLimits, Scoring
-from resources.trace_store import TraceStore
 
 GROUP = "monitoring"
 
@@ -78,6 +71,10 @@ def registered_scorers(agent: Agent) -> dg.AssetsDefinition:
         Each is tried alone before it is registered. Safe to run again: the same source keeps its version; rates
         and filters follow the declaration.
         """
+        from lifecycle_assets.records import ChampionRecord, ScorersRecord, digest
+        from lifecycle_assets.text import table
+        from resources.scorer_source import declared_scorers
+
         champion = upstream(context, "champion_alias", ChampionRecord)
         held = {scorer.registered_name: scorer.digest for scorer in scorers.registered(agent)}
         declared = declared_scorers(agent, Platform.from_env().environment)
@@ -184,6 +181,10 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         decision for a trace and a scorer for ever. Only missing (trace, scorer, version) triples are scored; a scorer
         that raises leaves its error, which is tried again when it may pass by itself. Safe to run again.
         """
+        from lifecycle_assets.monitoring.dispatch import materialize
+        from lifecycle_assets.records import ScorersRecord
+        from resources.scoring import ScoreLimits
+
         registered = upstream(context, "registered_scorers", ScorersRecord)
         unknown = sorted(set(config.scorers) - {scorer.name for scorer in agent.spec.scorers})
         if unknown:

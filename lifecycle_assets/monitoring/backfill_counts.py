@@ -56,7 +56,10 @@ class DayCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of a range: traces by day, distinct traces to score by day, and `DayCount` by day and scorer."""
+    """Numbers of a range: traces by day, distinct traces to score by day, and `DayCount` by day and scorer.
+
+    Where the workspace samples, `to_score` of a day are its calls.
+    """
 
     traces: dict[str, int]
     to_score: dict[str, int]
@@ -99,9 +102,10 @@ def counts(
             scorer = scorers[number]
             found = DayCount(*(int(row[name]) for name in DayCount.__dataclass_fields__))
             by_scorer[day, scorer.registered_name] = found if by_hash else _expected(scorer, found)
-    if not by_hash:
-        days = {day for day, _ in by_scorer}
-        to_score = {day: max(c.to_score for (d, _), c in by_scorer.items() if d == day) for day in days}
+    if not by_hash:  # There, budgets count every call for a trace.
+        to_score = dict.fromkeys((day for day, _ in by_scorer), 0)
+        for (day, _), found in by_scorer.items():
+            to_score[day] += found.to_score
     return Counts(traces, {day: n for day, n in to_score.items() if n}, by_scorer)
 
 

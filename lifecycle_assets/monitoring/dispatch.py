@@ -14,7 +14,8 @@ import dagster as dg
 from lifecycle_assets.monitoring.steps import STEPS, DayStep
 from lifecycle_assets.records import Record
 from lifecycle_assets.spec_file import Agent
-from resources.compute import Compute, StepRequest
+from resources.compute import StepRequest
+from resources.needs import Compute
 
 
 def materialize(

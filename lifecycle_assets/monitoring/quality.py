@@ -19,7 +19,7 @@ from lifecycle_assets.monitoring.alert_rules import MEASURES
 from lifecycle_assets.monitoring.intervals import mean_interval, share_interval
 from lifecycle_assets.monitoring.quality_sql import VALUES_SQL, statements
 from lifecycle_assets.records import digest
-from resources.sql_engine import SqlEngine
+from resources.needs import SqlEngine
 
 ROWS = 1_000_000
 """Rows one statement may answer with: 20 scorers, 5 tags of 200 values, and samples of their means stay below it."""

@@ -30,7 +30,8 @@ _OF_SLICE = f"""
 FROM traces WHERE trace_date = ? AND tags[?] IS NOT NULL"""
 
 _MEASURES = """
-SELECT slice, part, model_id, trace_id, 'latency' AS measure, CAST(execution_ms AS DOUBLE) / 1000 AS value FROM ({cohorts}) c1
+SELECT slice, part, model_id, trace_id, 'latency' AS measure, CAST(execution_ms AS DOUBLE) / 1000 AS value
+FROM ({cohorts}) c1
 UNION ALL SELECT slice, part, model_id, trace_id, 'input_tokens', CAST(input_tokens AS DOUBLE) FROM ({cohorts}) c2
 UNION ALL SELECT slice, part, model_id, trace_id, 'output_tokens', CAST(output_tokens AS DOUBLE) FROM ({cohorts}) c3
 UNION ALL SELECT slice, part, model_id, trace_id, 'cost_usd', cost_usd FROM ({cohorts}) c4"""
@@ -114,7 +115,7 @@ FROM (
 ) q
 GROUP BY trace_date, metric, summed ORDER BY metric, day
 """
-"""Days after the first and up to the second: counts and sums over the models, the rest averaged by what they rest on."""
+"""Days after the first, up to the second: counts and sums over the models, the rest averaged by what they rest on."""
 
 
 def statements(day: date, slices: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[Any]]]:

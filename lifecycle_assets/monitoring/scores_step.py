@@ -13,7 +13,8 @@ from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ScorersRecord, ScoresRecord, digest
 from lifecycle_assets.text import plain, table
-from resources.scoring import DayScores, ScoreLimits, Scoring
+from resources.needs import Scoring
+from resources.scoring import DayScores, ScoreLimits
 
 COUNTS = ("sampled", "scored", "errored", "waiting", "on_time")
 """Columns of the table of coverage."""

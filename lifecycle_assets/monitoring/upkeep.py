@@ -7,17 +7,16 @@ Not here: doing it (`resources/upkeep.py`), the policy (`lifecycle_assets/spec_m
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result
-from lifecycle_assets.records import UpkeepRecord, digest
-from lifecycle_assets.retention import oldest_kept, today
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import table
-from resources.sql_engine import SqlEngine
-from resources.upkeep import EXPIRING, Released, Restored, Tended, Upkeep
+from resources.needs import SqlEngine, Upkeep
+
+if TYPE_CHECKING:
+    from resources.upkeep import Released, Restored, Tended
 
 COMPACTED, RETENTION, STORE = "compacted", "retention_kept", "store_retention_proven"
 
@@ -46,6 +45,10 @@ def archive_upkeep(agent: Agent) -> dg.AssetsDefinition:
         leave MLflow's own store once the tables are proven to hold them. Safe beside archiving and queries, and safe
         to run again.
         """
+        from lifecycle_assets.records import UpkeepRecord, digest
+        from lifecycle_assets.retention import oldest_kept, today
+        from lifecycle_assets.text import table
+
         now, say = today(), context.log.info
         oldest = oldest_kept(agent.spec.archive, now)
         removed = upkeep.expire(agent, now, say)
@@ -86,11 +89,13 @@ def archive_upkeep(agent: Agent) -> dg.AssetsDefinition:
 
 def first_days(sql: SqlEngine, prefix: str) -> dict[str, Any]:
     """The oldest day of each table that expires; None of an empty one."""
+    from resources.upkeep import EXPIRING
+
     query = " UNION ALL ".join(f"SELECT '{name}' AS name, min(trace_date) AS first FROM {name}" for name in EXPIRING)  # noqa: S608
     return {row["name"]: row["first"] for row in sql.query(prefix, query).dicts()}
 
 
-def _compacted(tended: Sequence[Tended], restored: Sequence[Restored]) -> dg.AssetCheckResult:
+def _compacted(tended: "Sequence[Tended]", restored: "Sequence[Restored]") -> dg.AssetCheckResult:
     said = [one.said for one in restored] + [one.left for one in tended if one.left]
     lost = any(one.is_lost for one in restored)
     return dg.AssetCheckResult(
@@ -114,7 +119,7 @@ def _retention(agent: Agent, removed: Mapping[str, int], found: Mapping[str, Any
     )
 
 
-def _released(agent: Agent, released: Sequence[Released]) -> dg.AssetCheckResult:
+def _released(agent: Agent, released: "Sequence[Released]") -> dg.AssetCheckResult:
     waiting = [one.why for one in released if one.why]
     if agent.spec.archive.store_retention is None:
         said = "Traces stay in MLflow."

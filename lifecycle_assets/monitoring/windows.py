@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from resources.sql_engine import SqlEngine
+from resources.needs import SqlEngine
 
 MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 """A Monday, from which weeks are counted."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from lifecycle_assets.records import REASON_CHARACTERS
 from lifecycle_assets.spec_release import Gate
 from resources import run_marks as marks
-from resources.model_registry import ModelRegistry, RegisteredVersion
+from resources.needs import ModelRegistry, RegisteredVersion
 
 STATE = "lifecycle.approval"
 """`not_required`, `required`, `approved` or `rejected`, for people to read; decides only as the default tag."""

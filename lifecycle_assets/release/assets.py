@@ -7,34 +7,22 @@ Not here: the conditions of a move (`decision.py`), carrying it out (`moves.py`)
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
-from lifecycle_assets.records import AliasMove, EvalRecord, ModelRecord, VersionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.release.deployment import deployment
-from lifecycle_assets.release.moves import AliasMover, State
-from lifecycle_assets.release.promotion import (
-    champion_fault,
-    champion_record,
-    release,
-    require_evidence,
-    verify_evidence,
-    waiting_evaluation,
-)
-from lifecycle_assets.release.registration import load_back, register_version
-from lifecycle_assets.release.rollback import roll_back
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from lifecycle_assets.text import literal, plain, table
-from resources.alias_ledger import AliasLedger
-from resources.archive import Archive
-from resources.evaluator import Evaluator
-from resources.model_registry import ModelRegistry
+from resources.needs import AliasLedger, Archive, Evaluator, ModelRegistry
+
+if TYPE_CHECKING:
+    from lifecycle_assets.records import AliasMove, EvalRecord
+    from lifecycle_assets.release.moves import AliasMover, State
 
 GROUP = "release"
 
@@ -85,6 +73,11 @@ def uc_model_version(agent: Agent) -> dg.AssetsDefinition:
         is taken back. Safe to run again: one version a logged model, found by its tag; an interrupted registration is
         completed.
         """
+        from lifecycle_assets.records import EvalRecord, ModelRecord, VersionRecord
+        from lifecycle_assets.release.promotion import require_evidence, verify_evidence
+        from lifecycle_assets.release.registration import load_back, register_version
+        from lifecycle_assets.text import literal, table
+
         model = upstream(context, "logged_model", ModelRecord)
         evaluation = upstream(context, "eval_results", EvalRecord)
         require_evidence(evaluation, model.model_id, agent.spec.eval.gate, now=datetime.now(UTC))
@@ -146,6 +139,11 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
         say how to approve. Every move is claimed in a ledger and is a row of `promotions`. Safe to run again: a move
         that was begun is completed first, and nothing is moved twice.
         """
+        from lifecycle_assets.release.moves import AliasMover
+        from lifecycle_assets.release.promotion import release
+        from lifecycle_assets.release.rollback import roll_back
+        from lifecycle_assets.text import literal
+
         mover = AliasMover(
             agent, registry=registry, ledger=ledger, archive=archive, evaluator=evaluator, progress=context.log.info
         )
@@ -186,12 +184,15 @@ def champion_alias(agent: Agent) -> dg.AssetsDefinition:
 
 
 def _subject(
-    context: dg.AssetExecutionContext, asked: str, gate: Gate, mover: AliasMover, evaluator: Evaluator
-) -> tuple[str, EvalRecord]:
+    context: dg.AssetExecutionContext, asked: str, gate: Gate, mover: "AliasMover", evaluator: Evaluator
+) -> "tuple[str, EvalRecord]":
     """The version to decide on and its evaluation: the one asked for and what it waits on, else those upstream.
 
     While a version waits, a later candidate may have been evaluated: the one that waits keeps its own evaluation.
     """
+    from lifecycle_assets.records import EvalRecord, VersionRecord
+    from lifecycle_assets.release.promotion import require_evidence, waiting_evaluation
+
     if asked:
         state = mover.settle()
         return asked, waiting_evaluation(asked, state.aliases, state.moves, evaluator)
@@ -207,7 +208,9 @@ def _subject(
     return version.version, evaluation
 
 
-def _stands(agent: Agent, state: State, move: AliasMove | None, said: Mapping[str, Any]) -> dg.MaterializeResult:
+def _stands(agent: Agent, state: "State", move: "AliasMove | None", said: Mapping[str, Any]) -> dg.MaterializeResult:
+    from lifecycle_assets.release.promotion import champion_record
+
     record = champion_record(agent.spec.model_name, state)
     moved = move is not None and CHAMPION in move.after and move.after[CHAMPION] != move.before.get(CHAMPION, "")
     return result(
@@ -244,6 +247,9 @@ def points_at_gated_version(agent: Agent) -> dg.AssetChecksDefinition:
         evaluator: dg.ResourceParam[Evaluator],
     ) -> dg.AssetCheckResult:
         """See the description; changes nothing, so that it may be run at any time."""
+        from lifecycle_assets.release.promotion import champion_fault
+        from lifecycle_assets.text import plain
+
         fault = champion_fault(agent, registry=registry, ledger=ledger, evaluator=evaluator)
         return dg.AssetCheckResult(
             passed=not fault,

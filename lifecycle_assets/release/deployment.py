@@ -7,23 +7,21 @@ runtimes nobody tells (`resources/hand_off.py`).
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, result, upstream
-from lifecycle_assets.records import ChampionRecord, DeploymentRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import table
 from resources import run_marks as marks
-from resources.deployer import Deployer, Move, variables_elsewhere
-from resources.hand_off import deployment_tags, keep_files, rendered
-from resources.model_registry import ModelRegistry
+from resources.needs import Deployer, ModelRegistry, TraceStore, Tracing
 from resources.platform import Platform
-from resources.trace_store import TraceStore
-from resources.tracing import Tracing
+
+if TYPE_CHECKING:
+    from lifecycle_assets.records import ChampionRecord, DeploymentRecord
+    from resources.deployer import Move
 
 GROUP = "release"
 
@@ -53,6 +51,10 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
         to run again, and to go back to a former version: the runtime is asked what it has now, and told nothing when
         that is the same.
         """
+        from lifecycle_assets.records import ChampionRecord
+        from lifecycle_assets.text import table
+        from resources.hand_off import deployment_tags
+
         champion = upstream(context, "champion_alias", ChampionRecord)
         if not champion.version:
             waiting = f": version {champion.challenger} waits for its approval" if champion.challenger else ""
@@ -80,12 +82,14 @@ def deployment(agent: Agent) -> dg.AssetsDefinition:
     return deployment
 
 
-def asked_for(champion: ChampionRecord, registry: ModelRegistry) -> Move:
+def asked_for(champion: "ChampionRecord", registry: ModelRegistry) -> "Move":
     """The move a record asks the runtime to follow. Raises `Refused` when champion has moved on since.
 
     A run that was held up would otherwise hand an older champion over after a rollback: who moves champion hands over
     after the move, one at a time.
     """
+    from resources.deployer import Move
+
     now = registry.aliases(champion.name).get(CHAMPION, "")
     if now != champion.version:
         who = f"version {now}" if now else "nobody"
@@ -104,8 +108,11 @@ def asked_for(champion: ChampionRecord, registry: ModelRegistry) -> Move:
     )
 
 
-def _files(agent: Agent, handed: DeploymentRecord) -> dict[str, Any]:
+def _files(agent: Agent, handed: "DeploymentRecord") -> dict[str, Any]:
     """The hand-off for runtimes nobody tells: as text for the page, and locally as files beside the hand-off."""
+    from resources.deployer import variables_elsewhere
+    from resources.hand_off import keep_files, rendered
+
     platform, texts, faults = Platform.from_env(), {}, {}
     if handed.target != "none":
         env = variables_elsewhere(agent, platform, version=handed.version, model_id=handed.model_id)
@@ -121,14 +128,14 @@ def _as_written(text: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"{fence}text\n{text}{fence}")
 
 
-def _location(handed: DeploymentRecord) -> dg.MetadataValue:
+def _location(handed: "DeploymentRecord") -> dg.MetadataValue:
     """The page of the runtime as a link, the file of a local hand-off as text."""
     if handed.location.startswith(("https://", "http://")):
         return dg.MetadataValue.url(handed.location)
     return dg.MetadataValue.text(handed.location or "none")
 
 
-def _next_step(agent: Agent, handed: DeploymentRecord) -> str:
+def _next_step(agent: Agent, handed: "DeploymentRecord") -> str:
     if handed.target == "local":
         return f"lifecycle serve {agent.name}"
     if handed.target == "none":

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from lifecycle_assets.records import ScorerVersion, VersionRecord, digest
 from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from lifecycle_assets.release.standing import standing
-from resources.alias_ledger import Entry
-from resources.model_registry import RegisteredVersion
+from resources.needs import Entry, RegisteredVersion
 
 KEPT = (CHAMPION, PREVIOUS, CHALLENGER)
 """The aliases the graph keeps; every other alias of the model is somebody else's."""

@@ -21,10 +21,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.release.aliases import CHAMPION, PREVIOUS
 from lifecycle_assets.release.standing import ROLLED_BACK, champion_moves, standing
 from lifecycle_assets.spec_file import Agent
-from resources.alias_ledger import AliasLedger
-from resources.archive import Archive
-from resources.evaluator import Evaluator
-from resources.model_registry import ModelRegistry, RegisteredVersion
+from resources.needs import AliasLedger, Archive, Evaluator, ModelRegistry, RegisteredVersion
 from resources.worker import Progress
 
 PROMOTIONS = "promotions"

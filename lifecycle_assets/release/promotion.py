@@ -26,9 +26,7 @@ from lifecycle_assets.release.moves import AliasMover, Moved, State, new_move
 from lifecycle_assets.release.standing import champion_moves, once_champion, standing
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from resources.alias_ledger import AliasLedger
-from resources.evaluator import Evaluator
-from resources.model_registry import ModelRegistry, RegisteredVersion
+from resources.needs import AliasLedger, Evaluator, ModelRegistry, RegisteredVersion
 
 
 @dataclass(frozen=True)

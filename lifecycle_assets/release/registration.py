@@ -15,7 +15,7 @@ from lifecycle_assets.records import EvalRecord, ModelRecord
 from lifecycle_assets.release.approval import EVIDENCE_DIGEST, STATE, approval_state
 from lifecycle_assets.spec_file import Agent
 from resources import run_marks as marks
-from resources.model_registry import ModelRegistry, RegisteredVersion
+from resources.needs import ModelRegistry, RegisteredVersion
 from resources.worker import Progress
 
 LOADED_BACK = "lifecycle.loads_back"

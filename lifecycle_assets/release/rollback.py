@@ -15,8 +15,7 @@ from lifecycle_assets.release.moves import AliasMover, State, new_move
 from lifecycle_assets.release.standing import ROLLED_BACK, barred, champion_moves, once_champion, standing
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from resources.evaluator import Evaluator
-from resources.model_registry import RegisteredVersion
+from resources.needs import Evaluator, RegisteredVersion
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from lifecycle_assets.review.labels import agent_inputs
 from lifecycle_assets.spec_file import Agent
 from resources.dataset_rows import canonical
 from resources.evaluation_rows import as_number
+from resources.needs import SqlEngine
 from resources.redaction import Redaction
 from resources.replayer import RecordedRequest
-from resources.sql_engine import SqlEngine
 from resources.trace_rows import NOT_APPLICABLE
 
 NOT_INPUT, REDACTED, REPEATED = "not the agent's input", "redacted", "asked before"

@@ -27,11 +27,17 @@ from lifecycle_assets.release.shadow_pairs import (
 )
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.text import literal
-from resources.model_registry import ModelRegistry, RegisteredVersion
-from resources.replayer import Pair, Replay, Replayer
-from resources.scorer_registry import ScorerRegistry
-from resources.scorer_source import DeclaredScorer, declared_scorers, needs_expectations
-from resources.sql_engine import SqlEngine
+from resources.needs import (
+    DeclaredScorer,
+    ModelRegistry,
+    Pair,
+    RegisteredVersion,
+    Replay,
+    Replayer,
+    ScorerRegistry,
+    SqlEngine,
+)
+from resources.scorer_source import declared_scorers, needs_expectations
 from resources.worker import Progress
 
 SHADOW_TAG = "lifecycle.shadow"

@@ -7,21 +7,20 @@ Not here: the comparison (`shadow.py`), the job (`lifecycle_assets/jobs.py`).
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.release.shadow import ShadowRecord, shadow_version
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import differences_plot, plain, table
 from resources.explain import explained
-from resources.model_registry import ModelRegistry
+from resources.needs import ModelRegistry, Replayer, ScorerRegistry, SqlEngine
 from resources.platform import Platform
-from resources.replayer import Replayer
-from resources.scorer_registry import ScorerRegistry
-from resources.sql_engine import SqlEngine
+
+if TYPE_CHECKING:
+    from lifecycle_assets.release.shadow import ShadowRecord
 
 SHADOW = "shadow"
 
@@ -61,6 +60,8 @@ def shadow_check(agent: Agent) -> dg.AssetChecksDefinition:
         sql: dg.ResourceParam[SqlEngine],
         replayer: dg.ResourceParam[Replayer],
     ) -> Iterator[dg.AssetCheckResult]:
+        from lifecycle_assets.release.shadow import shadow_version
+
         if not is_asked_for(context.run, agent.name):
             context.log.info(f"the check {SHADOW} was not asked for: run the job {agent.name}_shadow")
             return
@@ -95,8 +96,10 @@ def is_asked_for(run: dg.DagsterRun, agent: str) -> bool:
     )
 
 
-def check_result(agent: str, record: ShadowRecord) -> dg.AssetCheckResult:
+def check_result(agent: str, record: "ShadowRecord") -> dg.AssetCheckResult:
     """The comparison as Dagster shows it: an error when the version is worse, a warning when nobody can tell."""
+    from lifecycle_assets.text import differences_plot, plain, table
+
     key = shadow_key(agent)
     metrics = [
         (m["metric"], m["outcome"], m["champion"], m["version"], m["difference"], m["low"], m["high"], m["pairs"])

@@ -11,7 +11,7 @@ from typing import Any
 from lifecycle_assets.comparison import Comparison, Pairing, compare
 from lifecycle_assets.spec_release import Gate, Incumbent, Threshold
 from lifecycle_assets.text import literal
-from resources.replayer import Pair
+from resources.needs import Pair
 
 ANSWERED = "agent answered/mean"
 """Share of requests on which the agent itself did not fail; no loss is allowed. No scorer's name holds a space."""

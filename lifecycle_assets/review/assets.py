@@ -7,23 +7,20 @@ Not here: when a session opens (`sensors/labeling.py`).
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from lifecycle_assets.edges import latest, lifecycle_asset, recent_records, result, upstream
-from lifecycle_assets.records import ChampionRecord, LabelsRecord, ScorersRecord, SessionRecord, digest
-from lifecycle_assets.review.agreement import Agreement, cohen_kappa
-from lifecycle_assets.review.choosing import choose_traces
-from lifecycle_assets.review.labels import OPEN_SESSIONS, completions, dataset_records, judge_pairs, reviewer_pairs
 from lifecycle_assets.spec import Labeling, LabelSchema
 from lifecycle_assets.spec_file import Agent
-from lifecycle_assets.text import literal, table
-from resources.evaluator import Evaluator
-from resources.labeling_desk import QUEUED_TAG, LabelingDesk
+from resources.needs import Evaluator, LabelingDesk, SqlEngine, TraceStore
 from resources.platform import Platform
-from resources.sql_engine import SqlEngine
-from resources.trace_store import TraceStore
+
+if TYPE_CHECKING:
+    from lifecycle_assets.records import SessionRecord
+    from lifecycle_assets.review.agreement import Agreement
 
 GROUP = "review"
 SESSIONS_KEPT = 50
@@ -68,6 +65,11 @@ def labeling_session(agent: Agent) -> dg.AssetsDefinition:
         A trace that was ever in a session is not queued again, also when a reviewer removed it. Safe to run again:
         the session is found by its name and completed; without a trace to review nothing is opened.
         """
+        from lifecycle_assets.records import ChampionRecord, SessionRecord
+        from lifecycle_assets.review.choosing import choose_traces
+        from lifecycle_assets.text import literal, table
+        from resources.labeling_desk import QUEUED_TAG
+
         before = latest(context.instance, context.asset_key, SessionRecord)
         now = datetime.now(UTC)
         name = config.name or f"{agent.name}-{now:%Y-%m-%d}"
@@ -132,6 +134,11 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
 
         Safe to run again: records are merged by their inputs, so that repeating changes nothing.
         """
+        from lifecycle_assets.records import LabelsRecord, SessionRecord, digest
+        from lifecycle_assets.review.agreement import cohen_kappa
+        from lifecycle_assets.review.labels import OPEN_SESSIONS, completions, dataset_records, reviewer_pairs
+        from lifecycle_assets.text import table
+
         sessions = sessions_of(context.instance, agent.name)
         newest = upstream(context, "labeling_session", SessionRecord)
         items = {session.session_id: desk.items(session.session_id) for session in sessions}
@@ -169,11 +176,13 @@ def human_labels(agent: Agent) -> dg.AssetsDefinition:
     return human_labels
 
 
-def sessions_of(instance: dg.DagsterInstance, agent: str, *, limit: int = SESSIONS_KEPT) -> list[SessionRecord]:
+def sessions_of(instance: dg.DagsterInstance, agent: str, *, limit: int = SESSIONS_KEPT) -> "list[SessionRecord]":
     """The agent's labeling sessions, newest first, each once; those of the last `limit` materializations.
 
     Each as it was last recorded, with every trace that was ever in it: also the one a reviewer removed.
     """
+    from lifecycle_assets.records import SessionRecord
+
     key = dg.AssetKey([agent, "labeling_session"])
     found: dict[str, SessionRecord] = {}
     for record in recent_records(instance, key, SessionRecord, limit=limit):
@@ -183,7 +192,7 @@ def sessions_of(instance: dg.DagsterInstance, agent: str, *, limit: int = SESSIO
     return list(found.values())
 
 
-def reviewer_check(agreement: Agreement | None, labeling: Labeling) -> dg.AssetCheckResult:
+def reviewer_check(agreement: "Agreement | None", labeling: Labeling) -> dg.AssetCheckResult:
     """Reviewers agree, or no trace was labeled by two."""
     return _agreement_check(
         "reviewer_agreement", [("reviewers", agreement)], labeling, nobody="No trace was labeled by two people."
@@ -207,6 +216,11 @@ def judge_agreement(agent: Agent) -> dg.AssetsDefinition:
 
         Counts traces that a person labeled and the judge's current version scored. Safe to run again: it only reads.
         """
+        from lifecycle_assets.records import LabelsRecord, ScorersRecord, digest
+        from lifecycle_assets.review.agreement import Agreement, cohen_kappa
+        from lifecycle_assets.review.labels import judge_pairs
+        from lifecycle_assets.text import table
+
         upstream(context, "human_labels", LabelsRecord)
         scorers = latest(context.instance, dg.AssetKey([agent.name, "registered_scorers"]), ScorersRecord)
         versions = {scorer.name: scorer for scorer in scorers.versions} if scorers else {}
@@ -240,14 +254,14 @@ def judge_agreement(agent: Agent) -> dg.AssetsDefinition:
     return judge_agreement
 
 
-def _numbers(agreement: Agreement | None) -> tuple[float | None, float | None, float | None, int, int]:
+def _numbers(agreement: "Agreement | None") -> tuple[float | None, float | None, float | None, int, int]:
     if agreement is None:
         return None, None, None, 0, 0
     return agreement.kappa, agreement.ci_low, agreement.ci_high, agreement.n, agreement.agreed
 
 
 def _agreement_check(
-    check: str, found: list[tuple[str, Agreement | None]], labeling: Labeling, *, nobody: str
+    check: str, found: "list[tuple[str, Agreement | None]]", labeling: Labeling, *, nobody: str
 ) -> dg.AssetCheckResult:
     """Passed when every kappa that could be had reaches `min_kappa`.
 

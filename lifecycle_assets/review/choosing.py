@@ -11,7 +11,7 @@ from typing import Any
 from lifecycle_assets.spec import Labeling
 from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
-from resources.sql_engine import SqlEngine
+from resources.needs import SqlEngine
 
 NEGATIVE_SQL = """
 SELECT DISTINCT t.trace_id, t.request_time FROM traces t JOIN assessments a USING (trace_id, trace_date)

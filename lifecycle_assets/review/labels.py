@@ -12,7 +12,7 @@ from typing import Any
 
 from lifecycle_assets.records import digest
 from lifecycle_assets.spec import Labeling, LabelSchema
-from resources.labeling_desk import Item, Label
+from resources.needs import Item, Label
 
 OPEN_SESSIONS = 5
 """Newest sessions whose completions are watched: one call each at every tick."""

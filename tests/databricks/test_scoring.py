@@ -34,6 +34,8 @@ from tests.workspace.traces import Traces
 from tests.workspace.tracking import Tracking
 
 DAY = (datetime.now(UTC) - timedelta(days=3)).date()
+NOT_DUE = {"on_time": 0, "due": 0}
+"""Of traces that ended before their scorers were registered: a backfill's."""
 START_MS = int(datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC).timestamp() * 1000)
 BACKFILL = f"POST {BASE}/scheduled-scorers/.*/backfill"
 NAME = "dev_tiny_said"
@@ -149,10 +151,10 @@ def test_the_gap_of_a_day_is_one_backfill_of_exactly_that_day(
     reads, notes = made.index(f"GET {place.experiment}"), made.index("POST set-experiment-tag")
     assert reads < notes < made.index("POST backfill"), "noted by the worker, when all that remains is to send"
     assert scores.coverage == {
-        "dev_tiny_dear": {"version": "1", "sampled": 6, "scored": 0, "errored": 0, "waiting": 6},
-        NAME: {"version": "1", "sampled": 6, "scored": 5, "errored": 1, "waiting": 0},
-        "dev_tiny_of_prod": {"version": "1", "sampled": 2, "scored": 2, "errored": 0, "waiting": 0},
-        "dev_tiny_patient": {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0},
+        "dev_tiny_dear": {"version": "1", "sampled": 6, "scored": 0, "errored": 0, "waiting": 6, **NOT_DUE},
+        NAME: {"version": "1", "sampled": 6, "scored": 5, "errored": 1, "waiting": 0, **NOT_DUE},
+        "dev_tiny_of_prod": {"version": "1", "sampled": 2, "scored": 2, "errored": 0, "waiting": 0, **NOT_DUE},
+        "dev_tiny_patient": {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0, **NOT_DUE},
     }
     assert (scores.traces, scores.written) == (6, 8)
     (request,) = place.asked()
@@ -206,7 +208,7 @@ def test_a_lost_answer_is_one_job_and_a_running_one_is_awaited(
     workspace[Scorers].tells_backfill_job = False
     place.backfill_of_others()
     scores = place.score(DAY + timedelta(days=1))
-    assert scores.coverage[NAME] == {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0}
+    assert scores.coverage[NAME] == {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0, **NOT_DUE}
     assert [entry.status for entry in workspace.calls(BACKFILL)] == [0, 200, 409, 200]
     assert any("another backfill runs" in line for line in place.told)
 
@@ -243,7 +245,14 @@ def test_a_backfill_nobody_saw_end_is_found_and_followed_before_another_is_asked
     with pytest.raises(Refused, match=r"backfill job \d+ is not done after 0.3 s; it goes on there"):
         place.score(job_seconds=0.3)
     workspace.slow_states = 0
-    assert place.score().coverage[NAME] == {"version": "1", "sampled": 2, "scored": 2, "errored": 0, "waiting": 0}
+    assert place.score().coverage[NAME] == {
+        "version": "1",
+        "sampled": 2,
+        "scored": 2,
+        "errored": 0,
+        "waiting": 0,
+        **NOT_DUE,
+    }
 
     place.put(3, hour=36)
     place.remember("asking", "", day=DAY + timedelta(days=1))
@@ -264,7 +273,7 @@ def test_what_production_monitoring_scored_is_counted_with_and_without_versions(
         place.put(number)
     workspace.tick()
     first = place.score().coverage
-    assert first[NAME] == {"version": "1", "sampled": 40, "scored": 40, "errored": 0, "waiting": 0}
+    assert first[NAME] == {"version": "1", "sampled": 40, "scored": 40, "errored": 0, "waiting": 0, **NOT_DUE}
     assert 9 <= first["dev_tiny_half"]["sampled"] < 40
     assert first["dev_tiny_half"]["waiting"] == 0
 
@@ -297,7 +306,7 @@ def test_where_the_experiment_keeps_traces_mlflow_is_asked_until_the_archive_has
     workspace[Tracking].experiments[place.experiment]["tags"]["lifecycle.archival"] = table
     place.put(1)
     workspace.tick()
-    whole = {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0}
+    whole = {"version": "1", "sampled": 1, "scored": 1, "errored": 0, "waiting": 0, **NOT_DUE}
     assert place.score().coverage[NAME] == whole, "the archive has no table yet"
     workspace[Archival].tables[place.experiment] = table
     workspace.tick()
@@ -317,7 +326,7 @@ def test_traces_the_monitoring_may_still_reach_are_left_to_it(
     place = Place(workspace, databricks, tmp_path, [SAID])
     now = datetime.now(UTC)
     place.put(1, hour=(now.timestamp() * 1000 - START_MS) / 3_600_000 - 0.2)
-    nothing = {"version": "1", "sampled": 0, "scored": 0, "errored": 0, "waiting": 0}
+    nothing = {"version": "1", "sampled": 0, "scored": 0, "errored": 0, "waiting": 0, **NOT_DUE}
     assert place.score(now.date()).coverage[NAME] == nothing
     assert not place.asked()
 
@@ -359,6 +368,34 @@ def test_a_sample_is_short_below_its_binomial_bound_only():
     assert Counted(0.5, 4, 0, 0, 4, 0).waiting == 2, "none at all: asked once"
     assert Counted(0.5, 4, 0, 0, 0, 0).waiting == 0, "seen by a finished backfill"
     assert Counted(1.0, 5, 3, 1, 1, 0).coverage("1")["waiting"] == 1
+
+
+def test_due_is_what_was_answered_and_what_is_overdue_and_missing():
+    found = Counted(1.0, 10, 5, 1, 4, 0, on_time=4, after_time=2, overdue=3).coverage("1")
+    assert (found["waiting"], found["on_time"], found["due"]) == (4, 4, 9)
+    sample = Counted(0.5, 100, 34, 0, 100, 34, on_time=30, after_time=4, overdue=66).coverage("1")
+    assert (sample["waiting"], sample["due"]) == (16, 50), "of the unsampled, only as many as are missing"
+
+
+@pytest.mark.parametrize("location", ["unity_catalog", "mlflow_experiment"])
+def test_scores_of_live_traces_are_counted_by_when_they_came(
+    workspace: Workspace, databricks: Platform, tmp_path: Path, location: str
+):
+    """The version has been there for days; the backfill answers now, three days after the traces ended."""
+    place = Place(workspace, databricks, tmp_path, [SAID], location=location)
+    tags = workspace[Tracking].experiments[place.experiment]["tags"]
+    held = json.loads(tags[f"lifecycle.scorer.{NAME}"])
+    tags[f"lifecycle.scorer.{NAME}"] = json.dumps({**held, "registered_at_ms": START_MS})
+    for number in range(3):
+        place.put(number)
+    late = place.score().coverage[NAME]
+    assert (late["scored"], late["on_time"], late["due"]) == (3, 0, 3)
+    target = {"coverage": {"within_minutes": 60 * 24 * 4}}
+    spec = type(place.agent.spec).model_validate(
+        {**place.agent.spec.model_dump(exclude_unset=True), "monitoring": target}
+    )
+    place.agent = Agent(spec, place.agent.folder)
+    assert place.score().coverage[NAME]["on_time"] == 3
 
 
 def test_filters_become_conditions_with_parameters():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lifecycle_assets.cli import history, lineage_traces
-from lifecycle_assets.monitoring import quality, steps, windows
+from lifecycle_assets.monitoring import anomaly_step, archive_step, quality_sql, windows
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import assets as review
 from lifecycle_assets.review import choosing
@@ -36,20 +36,27 @@ SCORE = "prod_tiny_length"
 NIGHT, LATER = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 21, tzinfo=UTC)
 CUT, WITHIN = ["m-1", 5, windows.MONDAY], [DAYS, "m-1", NIGHT, LATER, "m-2", NIGHT]
 SLOTS = list(range(40))
+SLICES = {"environment": ["prod"], "k'": [], HOSTILE: ["x"]}
 
 QUESTIONS: dict[str, tuple[str, Sequence[Any]]] = {
     **{name: (f"SELECT * FROM {name}", ()) for name in VIEWS},
     **{f"table {name}": (f"SELECT * FROM {name} ORDER BY ALL", ()) for name in ("spans", "assessments", "promotions")},
     "table traces": ("FROM traces ORDER BY trace_id", ()),
     "table quality_metrics": ("FROM quality_metrics ORDER BY metric", ()),
-    "traces of a day": (quality.TRACES_SQL, [DAY]),
-    "scores of a day": (quality.SCORES_SQL, [DAY]),
-    "feedback of a day": (quality.FEEDBACK_SQL, [DAY, FEEDBACK_NAME]),
-    "history": (quality.HISTORY_SQL, DAYS),
+    "values of a tag": (quality_sql.VALUES_SQL, ["k'", DAY, 3]),
+    **{f"{name} of a day": asked for name, asked in quality_sql.statements(DAY, {}).items()},
+    **{f"{name} of slices": asked for name, asked in quality_sql.statements(DAY, SLICES).items()},
+    "history": (quality_sql.HISTORY_SQL, DAYS),
+    "traces by hours": (anomaly_step.TRACES_SQL, [windows.MONDAY, *DAYS, 10**6]),
+    "scores by hours": (anomaly_step.SCORES_SQL, [windows.MONDAY, *DAYS, *DAYS, [SCORE, HOSTILE], 10**6]),
+    **{
+        f"worst of {check}": (sql, [DAY, NIGHT, LATER, *([SCORE, "1"] if check.startswith("score") else []), 5])
+        for check, sql in anomaly_step.WORST_SQL.items()
+    },
     "archived until": (windows.ARCHIVED_SQL, [DAY]),
     "traces of windows": (windows.TRACES_SQL, [*CUT, *WITHIN, SLOTS]),
     "scores of windows": (windows.SCORES_SQL, [*CUT, *WITHIN, [SCORE, HOSTILE], SLOTS]),
-    "counts of a day": (steps.COUNTS_SQL, [DAY, DAY, DAY]),
+    "counts of a day": (archive_step.COUNTS_SQL, [DAY, DAY, DAY]),
     "negative": (choosing.NEGATIVE_SQL, [FEEDBACK_NAME, QUEUED_TAG, 5]),
     "low": (choosing.LOW_SQL, [SCORE, 7.5, QUEUED_TAG, 5]),
     "random": (choosing.RANDOM_SQL, [QUEUED_TAG, 5]),

@@ -1,6 +1,6 @@
 """Every tick ends in time, also when the workspace hangs or says that it is busy.
 
-Lives here: ticks against a workspace at fault. Not here: what a tick decides (`tests/sensors/`).
+Lives here: ticks against a workspace, at fault and at rest. Not here: what a tick decides (`tests/sensors/`).
 """
 
 import time
@@ -15,6 +15,7 @@ from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.home import open_instance, prepare_home
 from lifecycle_assets.records import SessionRecord
 from lifecycle_assets.refused import Refused
+from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 from resources.platform import Platform
 from tests.building import World, make_agent
 from tests.workspace.app import Workspace
@@ -34,6 +35,40 @@ def world(databricks: Platform, tmp_path: Path) -> Iterator[World]:
         record = {RECORD_KEY: dg.MetadataValue.json(opened.to_json())}
         instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=record))
         yield World(make_agent(tmp_path, attributes={"experiment": "/Shared/tiny"}), databricks, instance)
+
+
+QUIET = {
+    "labeling_session_sensor": 2,
+    "label_sync_sensor": 1,
+    "champion_drift_sensor": 4,
+    "labels_landed_sensor": 3,
+    "approval_sensor": 0,
+    "rollback_sensor": 0,
+    "alert_sensor": 0,
+}
+"""Requests of a tick that finds everything as it was: one for each watched thing; a dataset is a table, the dataset
+behind it, and its versions."""
+
+
+def test_a_quiet_tick_is_one_request_for_each_watched_thing(world: World, workspace: Workspace) -> None:
+    evaluator = DatabricksEvaluator(world.platform)
+    dataset = evaluator.ensure_dataset(world.agent)
+    for asset, record in (("eval_dataset", dataset.to_json()), ("logged_model", {})):
+        metadata = {RECORD_KEY: dg.MetadataValue.json(record)}
+        event = dg.AssetMaterialization(dg.AssetKey([world.agent.name, asset]), metadata=metadata)
+        world.instance.report_runless_asset_event(event)
+    asked = {}
+    for sensor in QUIET:
+        cursor = world.tick(sensor).cursor
+        cursor = world.tick(sensor, cursor).cursor or cursor
+        before = len(workspace.log)
+        assert not world.tick(sensor, cursor).run_requests
+        asked[sensor] = [f"{one.method} {one.route}" for one in workspace.log[before:]]
+        if sensor == "labels_landed_sensor":
+            evaluator.merge_labels(world.agent, [{"inputs": {"q": "new"}, "expectations": {"n": 1}}])
+            (request,) = world.tick(sensor, cursor).run_requests
+            assert request.run_key.startswith("dataset:")
+    assert all(len(asked[sensor]) <= most for sensor, most in QUIET.items()), asked
 
 
 @pytest.mark.parametrize("fault", [{"kind": "hang", "seconds": 120}, {"status": 429, "retry_after": 7}])

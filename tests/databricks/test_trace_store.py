@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from lifecycle_assets.gate import Outcome
-from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources import census
 from resources.databricks.tracing import trace_store
@@ -115,7 +113,7 @@ def test_whole_traces(databricks: Platform, workspace: Workspace, experiment: st
 
 
 def test_tags_and_thumbs(databricks: Platform, workspace: Workspace, experiment: str) -> None:
-    """A tag is written once; a thumb becomes an assessment of a person; scores are not ours to write."""
+    """A tag is written once; a thumb becomes an assessment of a person."""
     trace_id = put_trace(workspace, experiment, 1, MORNING)
     store, info = DatabricksTraceStore(databricks), workspace[Traces].get(trace_id)["info"]
     for _ in range(2):
@@ -126,9 +124,6 @@ def test_tags_and_thumbs(databricks: Platform, workspace: Workspace, experiment:
     (said,) = info["assessments"]
     assert (said["assessment_name"], said["feedback"]["value"], said["rationale"]) == (FEEDBACK_NAME, False, HOSTILE)
     assert said["source"] == {"source_type": "HUMAN", "source_id": "ann@example.com"}
-    scorer = ScorerVersion("length", "dev_tiny_length", "2", "digest", 1.0, "", "trace", 0.0)
-    with pytest.raises(Refused, match="Scores of length are written by Databricks"):
-        store.write_score(trace_id, scorer, Outcome(1.0))
 
 
 def test_a_stopped_warehouse(databricks: Platform, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

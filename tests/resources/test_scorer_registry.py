@@ -20,6 +20,7 @@ from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.scorer_outcome import outcome_of
 from resources.scorer_registry import TAG, MlflowScorerRegistry
+from resources.trace_scores import Answer
 from tests.building import SCORERS_PY, make_agent
 from tests.resources.mlflow_server import mlflow_server
 
@@ -141,10 +142,10 @@ class TestRegister:
         changed = {s.name: s for s in registry.register(agent)}
         assert (changed["length"].version, changed["shouted"].version) == ("2", "1")
         trace = write_trace(platform, agent, "12345")
-        assert registry.load(agent, changed["length"])(trace) == Outcome(10.0)
+        assert registry.load(agent, changed["length"])(trace) == Answer(10.0)
         former = Agent(agent.spec, agent.folder)
         old = {**changed["length"].to_json(), "version": "1"}
-        assert registry.load(former, type(changed["length"]).from_json(old))(trace) == Outcome(5.0)
+        assert registry.load(former, type(changed["length"]).from_json(old))(trace) == Answer(5.0)
 
     def test_a_changed_rate_or_filter_keeps_the_version(self, platform: Platform, agent: Agent):
         registry = MlflowScorerRegistry(platform)
@@ -192,7 +193,7 @@ class TestRegister:
         monkeypatch.setenv("LIFECYCLE_JUDGE_MODEL", "openai:/gpt-5")
         assert [s.version for s in registry.register(agent)] == ["1", "2"]
         trace = write_trace(platform, agent)
-        assert registry.load(agent, first[0])(trace) == Outcome(1.0)
+        assert registry.load(agent, first[0])(trace) == Answer(1.0)
 
     def test_killed_at_any_moment_the_rerun_registers_each_scorer_once(self, platform: Platform, agent: Agent):
         delays = ("0.03", "0.08")
@@ -269,7 +270,7 @@ class TestLoad:
         registry = MlflowScorerRegistry(store)
         trace = write_trace(store, agent)
         scored = {s.name: registry.load(agent, s)(trace) for s in registry.register(agent)}
-        assert scored == {"length": Outcome(5.0), "shouted": Outcome(1.0)}
+        assert scored == {"length": Answer(5.0), "shouted": Answer(1.0)}
 
     def test_gives_inputs_outputs_and_expectations_of_the_trace(self, platform: Platform, tmp_path: Path):
         body = """
@@ -282,18 +283,18 @@ def right(inputs, outputs, expectations):
         registry = MlflowScorerRegistry(platform)
         load = registry.load(agent, registry.register(agent)[0])
         trace = write_trace(platform, agent, "yes I am")
-        assert load(trace).error.startswith("TypeError")  # No expectation: the scorer subscripts None.
+        assert load(trace).message.startswith("TypeError")  # No expectation: the scorer subscripts None.
         mlflow = open_mlflow(platform)
         mlflow.log_expectation(trace_id=trace.info.trace_id, name="expected", value="yes I am")
-        assert load(mlflow.get_trace(trace.info.trace_id)) == Outcome(1.0)
+        assert load(mlflow.get_trace(trace.info.trace_id)) == Answer(1.0)
 
     def test_a_raising_scorer_is_an_error_of_at_most_500_characters(self, platform: Platform, tmp_path: Path):
         agent = agent_with(tmp_path, '@scorer\ndef bad(outputs):\n    raise KeyError("x" * 900)\n', "bad")
         registry = MlflowScorerRegistry(platform)
-        outcome = registry.load(agent, registry.register(agent)[0])(write_trace(platform, agent))
-        assert outcome.value is None
-        assert outcome.error.startswith("KeyError: 'xxx")
-        assert len(outcome.error) == 500
+        answer = registry.load(agent, registry.register(agent)[0])(write_trace(platform, agent))
+        assert (answer.value, answer.code) == (None, "SCORER_ERROR")
+        assert answer.message.startswith("KeyError: 'xxx")
+        assert len(answer.message) == 500
 
     def test_one_trace_takes_milliseconds(self, platform: Platform, agent: Agent):
         registry = MlflowScorerRegistry(platform)

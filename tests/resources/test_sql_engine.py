@@ -1,10 +1,14 @@
 """Queries see the tables and nothing else, and cannot write, however they are dressed."""
 
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from lifecycle_assets.refused import Refused
 from resources.delta_archive import DeltaArchive
@@ -229,3 +233,105 @@ def test_queries_see_the_newest_version(home: Platform) -> None:
         (DAY, 20),
         (date(2026, 11, 21), 1),
     )
+
+
+def appended(home: Platform, numbers: range) -> None:
+    """One commit a trace to each table, as an archive that is brought up to date all day."""
+    for i in numbers:
+        rows = make_rows(i)
+        for table, of_table in (("assessments", rows.assessments), ("traces", [rows.trace])):
+            append_rows(table_to_write(home.table_uri(PREFIX + table), table), arrow_table(table, of_table))
+
+
+def answers(home: Platform) -> dict[str, Any]:
+    return {view: DuckDbEngine(home).query(PREFIX, f"FROM {view}") for view in VIEWS}
+
+
+def test_views_read_the_files_of_a_version_once(home: Platform) -> None:
+    """Its files are moved away, and every view still answers; the next version is read from files again."""
+    appended(home, range(100, 112))
+    first = answers(home)
+    assert first["errors"].dicts()[0]["traces"] == 32
+    place = Path(home.table_uri(PREFIX + "traces"))
+    place.rename(place.with_name("away"))
+    (place / "_delta_log").mkdir(parents=True)
+    for file in (place.with_name("away") / "_delta_log").iterdir():
+        file.rename(place / "_delta_log" / file.name)
+
+    assert answers(home) == first
+
+    (place / "_delta_log" / f"{DeltaTable(place).version():020d}.json").touch()
+    with pytest.raises(Refused):
+        answers(home)
+
+
+@pytest.mark.parametrize("rows", [0, 25])
+def test_a_table_beyond_what_may_be_held_is_read_from_its_files(
+    home: Platform, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended(home, range(100, 110))
+    whole = answers(home)
+    monkeypatch.setattr(sql_database, "HELD_ROWS", rows)
+    appended(home, range(110, 111))
+
+    found = answers(home)
+
+    assert found["errors"].dicts()[0]["traces"] == whole["errors"].dicts()[0]["traces"] + 1 == 31
+    assert found["feedback"].dicts()[0]["n"] == 31
+    monkeypatch.undo()
+    shutil.copytree(home.home, home.home.with_name("other"))
+    assert answers(Platform.from_env({"LIFECYCLE_HOME": str(home.home.with_name("other"))})) == found
+
+
+def test_another_table_in_the_same_place_is_another_table(home: Platform) -> None:
+    before = answers(home)
+    shutil.rmtree(home.home)
+    assert answers(home)["errors"].rows == ()
+    filled(home.home)
+    DeltaArchive(home).upsert_day(PREFIX, DAY, [make_rows(50)])
+
+    assert answers(home)["errors"].dicts()[0]["traces"] == 21
+    assert before["errors"].dicts()[0]["traces"] == 20
+
+
+def test_files_from_before_a_table_had_its_newest_columns_are_read(home: Platform) -> None:
+    """Older files lack the column: it is null there, whichever file comes first."""
+    kept = {name: kind for name, kind in TABLES["assessments"].items() if name != "updated_at"}
+    uri = home.table_uri(PREFIX + "assessments")
+    shutil.rmtree(uri)
+    old = arrow_table("assessments", make_rows(1).assessments).select(list(kept))
+    write_deltalake(uri, old, partition_by=["trace_date"])
+    write_deltalake(uri, arrow_table("assessments", make_rows(2).assessments), mode="append", schema_mode="merge")
+
+    engine = DuckDbEngine(home)
+    found = engine.query(PREFIX, "SELECT count(*), count(updated_at) FROM assessments").rows
+    assert found == ((4, 2),)
+    assert engine.query(PREFIX, "SELECT sum(calls) FROM judge_cost").rows == ((2,),)
+
+
+def test_threads_share_a_database_and_each_sees_what_is_newest(home: Platform) -> None:
+    engine = DuckDbEngine(home)
+
+    def ask(i: int) -> int:
+        if i % 10 == 9:
+            appended(home, range(1000 + i, 1001 + i))
+        costs = {"prod_tiny_length": 1.0} if i % 2 else None
+        cost = engine.query(PREFIX, "SELECT sum(cost_usd), sum(calls) FROM judge_cost", costs=costs).rows[0]
+        assert cost[0] == (cost[1] if i % 2 else 0)
+        return engine.query(PREFIX, "SELECT sum(traces) FROM errors").rows[0][0]
+
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(ask, range(30)))
+    assert set(seen) <= {20, 21, 22, 23}
+    assert ask(0) == 23
+
+
+def test_times_read_quickly_are_the_times(home: Platform) -> None:
+    """Read with parameters, times come one by one; both ways say the same."""
+    engine = DuckDbEngine(home)
+    for columns in ('started_at, session_id AS "a ""b"', "started_at, started_at", "NULL::TIMESTAMPTZ AS n, last_at"):
+        slow = engine.query(PREFIX, f"SELECT {columns} FROM sessions WHERE ? ORDER BY started_at", [True])
+        quick = engine.query(PREFIX, f"SELECT {columns} FROM sessions ORDER BY started_at")
+        assert quick == slow
+        assert quick.rows[0][-1] is None or quick.rows
+    assert engine.query(PREFIX, "SELECT started_at FROM sessions", limit=2).truncated

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, Field, write_deltalake
+from deltalake.schema import PrimitiveType
 
 from lifecycle_assets.refused import Refused
 from resources.delta_files import active_days, files_in_folder
@@ -200,7 +201,7 @@ def test_a_merge_into_a_day_whose_file_is_unreadable_refuses_and_commits_nothing
 
 def test_a_column_added_by_hand_is_harmless(platform: Platform, folder: Path) -> None:
     target = DeltaTable(folder)
-    target.alter.add_columns([Field("note", "string"), Field("price", "double")])
+    target.alter.add_columns([Field("note", PrimitiveType("string")), Field("price", PrimitiveType("double"))])
 
     append_rows(table_to_write(str(folder), "traces"), arrow_table("traces", [trace_rows(500)[0]]))
 
@@ -255,7 +256,9 @@ def test_a_disk_that_takes_no_more_stops_with_a_sentence_and_a_rerun_heals(platf
     )
     before = {table: DeltaTable(folder.with_name(f"tiny_{table}")).version() for table in TABLES_OF_TRACES}
     env = {**os.environ, "LIFECYCLE_HOME": str(platform.home), "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, check=True
+    )
 
     assert "then run again" in done.stdout, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 1
@@ -290,4 +293,3 @@ def assert_one_sentence(text: str, said: str, folder: Path) -> None:
     assert "<unknown>" not in text
     assert len(text) < 500, text
     assert any(word in text for word in ("put ", "move ", "drop that", "Drop the", "change it back")), text
-

@@ -10,15 +10,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifecycle_assets.gate import Outcome
-from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
@@ -27,7 +24,6 @@ from resources.redaction import NESTED
 from resources.sql_engine import DuckDbEngine
 from resources.tables import TABLES
 from resources.trace_rows import trace_rows
-from resources.trace_scores import score_id
 from resources.trace_store import MlflowTraceStore
 
 EXPERIMENT = "/agents/tiny"
@@ -36,7 +32,6 @@ DAY = date(2026, 11, 20)
 MIDNIGHT_MS = int(datetime(2026, 11, 20, tzinfo=UTC).timestamp() * 1000)
 DAY_MS = 86_400_000
 FOREVER = 10**15
-LENGTH = ScorerVersion("length", "local_tiny_length", "2", "digest", 1.0, "", "trace", 0.01)
 
 
 def make_trace(
@@ -195,100 +190,6 @@ def test_a_tag_is_written_once(platform: Platform) -> None:
     assert next(store.read([trace_id])).info.tags["lifecycle.labeling_session"] == "s-1"
     with pytest.raises(Refused, match="is gone"):
         store.tag("tr-gone", "a", "b")
-
-
-@pytest.mark.parametrize("fresh", [True, False], ids=["a new store each time", "one store"])
-def test_a_score_is_written_once_and_an_error_gives_way(platform: Platform, fresh: bool) -> None:
-    trace_id, one = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
-
-    def write(outcome: Outcome, scorer: ScorerVersion = LENGTH) -> bool:
-        return (MlflowTraceStore(platform) if fresh else one).write_score(trace_id, scorer, outcome)
-
-    assert write(Outcome(error="no answer\ud800" + "x" * 1000))
-    assert not write(Outcome(error="no answer\ud800" + "x" * 1000))
-    info = one.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0]
-    assert (info.scored, info.errored) == (frozenset(), {("local_tiny_length", "2")})
-    assert len(assessments(platform, trace_id)[0].error.error_message) == 500
-
-    assert write(Outcome(0.25))
-    assert not write(Outcome(0.5))
-    assert not write(Outcome(error="late"))
-    (score,) = assessments(platform, trace_id)
-    assert (score.assessment_id, score.value, score.error, score.valid) == (
-        score_id(trace_id, LENGTH),
-        0.25,
-        None,
-        True,
-    )
-    assert (score.source.source_type, score.source.source_id) == ("CODE", "local_tiny_length")
-    assert score.metadata["lifecycle.scorer_digest"] == "digest"
-
-    assert write(Outcome(1.0), ScorerVersion(**LENGTH.to_json() | {"version": "3"}))
-    info = one.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0]
-    assert info.scored == {("local_tiny_length", "2"), ("local_tiny_length", "3")}
-    assert info.errored == frozenset()
-    assert [a.valid for a in assessments(platform, trace_id)] == [True, True]
-
-
-def test_not_applicable_counts_as_scored_and_is_no_number(platform: Platform) -> None:
-    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
-
-    assert store.write_score(trace_id, LENGTH, Outcome())
-    assert not store.write_score(trace_id, LENGTH, Outcome(1.0))
-
-    assert store.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER)[0].scored == {("local_tiny_length", "2")}
-    (row,) = store.rows(next(store.read([trace_id]))).assessments
-    assert (row["value_number"], row["value_text"], row["error"]) == (None, "not applicable", None)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_no_number_is_an_error(platform: Platform, value: float) -> None:
-    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
-
-    assert store.write_score(trace_id, LENGTH, Outcome(value))
-
-    (row,) = store.rows(next(store.read([trace_id]))).assessments
-    assert row["value_number"] is None
-    assert "not a finite number" in row["error"]
-
-
-def test_two_at_once_write_one_score(platform: Platform) -> None:
-    trace_ids = [make_trace(platform, MIDNIGHT_MS + i) for i in range(10)]
-    stores = [MlflowTraceStore(platform) for _ in range(2)]
-    for store in stores:
-        list(store.read(trace_ids))  # Both believe that there is no score.
-
-    with ThreadPoolExecutor(2) as pool:
-
-        def score(store: MlflowTraceStore) -> list[bool]:
-            return [store.write_score(trace_id, LENGTH, Outcome(1.0)) for trace_id in trace_ids]
-
-        first, second = pool.map(score, stores)
-
-    assert [a + b for a, b in zip(first, second, strict=True)] == [1] * 10
-    assert all(len(assessments(platform, trace_id)) == 1 for trace_id in trace_ids)
-
-
-def test_a_foreign_error_of_the_same_version_gives_way_too(platform: Platform) -> None:
-    """MLflow's own online scoring may have written it, under an id of its own."""
-    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
-    version = {"mlflow.assessment.scorerVersion": "2"}
-    assess(platform, trace_id, name="local_tiny_length", error="x", source="LLM_JUDGE", metadata=version)
-    assess(platform, trace_id, name="local_tiny_length", value=0.1, metadata=version)
-
-    assert store.write_score(trace_id, LENGTH, Outcome(0.75))
-
-    judged, human = sorted(assessments(platform, trace_id), key=lambda a: a.source.source_type, reverse=True)
-    assert (judged.value, judged.error, human.value) == (0.75, None, 0.1)
-
-
-def test_a_score_of_a_deleted_trace_is_refused(platform: Platform) -> None:
-    trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
-    list(store.read([trace_id]))
-    store._client.delete_traces(experiment_id(platform, EXPERIMENT), trace_ids=[trace_id])
-
-    with pytest.raises(Refused, match="is gone"):
-        store.write_score(trace_id, LENGTH, Outcome(1.0))
 
 
 def test_a_trace_becomes_rows_with_exactly_the_columns_of_the_tables(platform: Platform) -> None:
@@ -502,14 +403,10 @@ def test_a_server_gives_the_same_infos_rows_and_scores(server: tuple[Platform, P
     assess(http, made[0], kind="expectation", name="expected", value={"a": [1]})
     over, under = MlflowTraceStore(http), MlflowTraceStore(sqlite)
 
-    assert over.write_score(made[0], LENGTH, Outcome(0.5))
-    assert not over.write_score(made[0], LENGTH, Outcome(0.5))
-    assert over.write_score(made[1], LENGTH, Outcome())
-    assert over.write_score(made[2], LENGTH, Outcome(error="no\ud800"))
-    assert over.write_score(made[3], LENGTH, Outcome(error="no"))
-    assert MlflowTraceStore(http).write_score(made[3], LENGTH, Outcome(1.0))
+    version = {"mlflow.assessment.scorerVersion": "2"}
+    for place, trace_id in zip((http, http, sqlite, http), made, strict=True):
+        assess(place, trace_id, name="local_tiny_length", value=0.5, source="CODE", metadata=version)
     list(over.read(made))
-    assert under.write_score(made[2], LENGTH, Outcome(1.0))
     over.tag(made[2], "seen", "1")
 
     pair = ("local_tiny_length", "2")
@@ -524,20 +421,6 @@ def test_a_server_gives_the_same_infos_rows_and_scores(server: tuple[Platform, P
         over.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER, filter_string="tier is vip")
     with pytest.raises(Refused, match="is gone"):
         list(over.read([made[0], "tr-" + "e" * 32]))
-
-
-def test_over_http_a_duplicate_is_noticed_within_seconds(server: tuple[Platform, Platform]) -> None:
-    """The server answers 500, which MLflow's client takes for a passing fault and repeats."""
-    sqlite, http = server
-    trace_id = make_trace(sqlite, MIDNIGHT_MS + 10)
-    slow, fast = MlflowTraceStore(http), MlflowTraceStore(http)
-    list(slow.read([trace_id]))
-    assert fast.write_score(trace_id, LENGTH, Outcome(0.5))
-
-    started = time.monotonic()
-    assert not slow.write_score(trace_id, LENGTH, Outcome(0.75))
-    assert time.monotonic() - started < 30
-    assert len(assessments(sqlite, trace_id)) == 1
 
 
 def test_a_server_that_is_not_there_is_explained(platform: Platform) -> None:

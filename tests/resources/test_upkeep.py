@@ -167,7 +167,7 @@ def test_a_killed_writers_file_goes_and_a_strangers_file_stays(platform: Platfor
     stray = folder / f"{PARTITION}={DAY}" / "export.csv"
     for file in (orphan, stray):
         file.write_text("x")
-        os.utime(file, (time.time() - 7200,) * 2)
+        os.utime(file, (time.time() - 7200, time.time() - 7200))
 
     said = {one.table: one for one in upkeep.tend(agent, NOW, print)}["traces"]
     assert stray.exists()
@@ -318,4 +318,3 @@ def test_one_listing_and_no_file_is_opened_to_see_what_is_due(platform: Platform
 
     assert [one.left for one in DeltaUpkeep(platform).tend(agent, NOW, print)] == ["", "", ""]
     assert len(files_in_folder(opened(platform))) > 40
-

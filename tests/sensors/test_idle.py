@@ -19,7 +19,8 @@ import pytest
 from resources.feedback import send_feedback
 from resources.store_glance import TICK_NS
 from tests.building import ATTRIBUTES, Released, World, day_of, noon
-from tests.sensors.counting import asked_during, of_file
+from tests.resources.mlflow_server import mlflow_server
+from tests.sensors.counting import asked_during, of_file, requests_during
 
 STORE, DAGSTER = "mlflow.db", "index.db"
 
@@ -173,3 +174,33 @@ def test_a_lost_cursor_and_one_of_an_earlier_release_are_safe(watched_world: Wor
             assert not tick.run_requests
             assert not tick.asset_events
             assert tick.skip_message
+
+
+OF_SERVER = {
+    "alert_sensor": 0,
+    "approval_sensor": 1,
+    "champion_drift_sensor": 4,
+    "label_sync_sensor": 1,
+    "labeling_session_sensor": 0,
+    "labels_landed_sensor": 1,
+    "rollback_sensor": 2,
+    "scorer_backfill_sensor": 0,
+}
+"""Requests of an idle tick to an MLflow server: one for each watched thing."""
+
+
+def test_over_http_a_tick_is_one_request_for_each_watched_thing(
+    watched_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    world = watched_world
+    with mlflow_server(world.platform.home / "mlflow.db", tmp_path / "server") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.tracking_uri)
+        cursors = {}
+        for sensor in OF_SERVER:  # The first tick finds the ledger.
+            tick = world.tick(sensor)
+            cursors[sensor] = world.tick(sensor, tick.cursor).cursor or tick.cursor
+        asked = {s: requests_during(lambda s=s: world.tick(s, cursors[s])) for s in OF_SERVER}
+        World(world.agent, server, world.instance).ask("over http", at=noon(0))
+        later = {s: requests_during(lambda s=s: world.tick(s, cursors[s])) for s in OF_SERVER}
+    assert {sensor: len(requests) for sensor, requests in asked.items()} == OF_SERVER, asked
+    assert later == asked, "traces make no difference"

@@ -51,51 +51,69 @@ class TestScorerBackfill:
     CHANGE = ("== spans[0].outputs.lower()", "!= spans[0].outputs.upper()")
 
     def test_a_changed_scorer_is_registered_and_scores_the_scored_days_once(self, world: World):
+        """First the newest day alone, then the other one; what each scored was missing, and nothing is asked twice."""
         before = world.tick("scorer_backfill_sensor")
         assert requests_of(before) == []
+        assert "No scorer, no score and no run" in world.tick("scorer_backfill_sensor", before.cursor).skip_message
         world.edit("scorers.py", *self.CHANGE)
 
-        asked = requests_of(world.tick("scorer_backfill_sensor", before.cursor))
-        tick = world.tick("scorer_backfill_sensor", before.cursor)
-        assert [request.partition_key for request in asked] == [day_of(1), day_of(2)]
-        assert [request.run_key for request in asked] == [request.run_key for request in requests_of(tick)]
-        assert all(request.run_key.startswith(f"backfill:{request.partition_key}:") for request in asked)
-        assert requests_of(world.tick("scorer_backfill_sensor", tick.cursor)) == []
-
-        for request in asked:
+        cursor = before.cursor
+        for day, is_canary in ((day_of(1), "true"), (day_of(2), "false")):
+            tick = world.tick("scorer_backfill_sensor", cursor)
+            (request,) = requests_of(tick)
+            assert request.partition_key == day
+            assert request.run_key.startswith(f"backfill:{day}:")
+            assert requests_of(world.tick("scorer_backfill_sensor", cursor))[0].run_key == request.run_key
+            assert (request.tags["lifecycle/backfill_canary"], request.tags["lifecycle/backfill_reason"]) == (
+                is_canary,
+                "code",
+            )
+            assert requests_of(world.tick("scorer_backfill_sensor", tick.cursor)) == []
             assert world.do(request, "scorer_backfill").success
             assert world.metadata("trace_scores")["written"] == 6, "only the changed scorer's pairs are missing"
-            tick = world.tick("scorer_backfill_sensor", tick.cursor)
-            assert requests_of(tick) == [], "what was asked for is not asked for again"
+            cursor = tick.cursor
 
+        for after in (cursor, None):
+            assert requests_of(world.tick("scorer_backfill_sensor", after)) == []
         counted = world.rows(
             "SELECT name, scorer_version AS version, count(*) AS n FROM assessments WHERE valid GROUP BY ALL"
         )
         scores = {(row["name"], row["version"]): row["n"] for row in counted}
         assert (scores["local_tiny_shouted", "1"], scores["local_tiny_shouted", "2"]) == (12, 12)
         assert {version for name, version in scores if name == "local_tiny_length"} == {"1"}
-        assert requests_of(world.tick("scorer_backfill_sensor")) == [], "also without the cursor"
-        assert world.do(asked[0], "scorer_backfill").success
-        assert world.metadata("trace_scores")["written"] == 0
 
     def test_a_comment_is_no_change(self, world: World):
         cursor = world.tick("scorer_backfill_sensor").cursor
         world.edit("scorers.py", "    spans = ", "    # A comment.\n\n    spans = ")
         assert requests_of(world.tick("scorer_backfill_sensor", cursor)) == []
 
-    def test_the_budget_of_the_declaration_holds_over_ticks(self, world: World):
-        """The cap lets one day of six traces through; the tick that follows must not let the other one slip in."""
-        world = world.declared(backfill={"max_traces": 7})
+    def test_a_failed_run_is_asked_for_again_within_the_budget_of_the_day(self, world: World):
+        """The run that failed was planned for six traces of thirteen, and no lost cursor gives them back."""
+        world = world.declared(backfill={"max_traces": 13})
         world.edit("scorers.py", *self.CHANGE)
+        (failing,) = requests_of(world.tick("scorer_backfill_sensor"))
+        world.edit("scorers.py", "def length(trace):", "def length(trace:")
+        assert not world.do(failing, "scorer_backfill").success
+        world.edit("scorers.py", "def length(trace:", "def length(trace):")
+
+        (again,) = requests_of(world.tick("scorer_backfill_sensor"))
+        assert (again.partition_key, again.run_key != failing.run_key) == (day_of(1), True)
+        assert world.do(again, "scorer_backfill").success
+        (last,) = requests_of(world.tick("scorer_backfill_sensor"))
+        assert (last.partition_key, last.tags["lifecycle/backfill_traces"]) == (day_of(2), "1")
+        assert world.do(last, "scorer_backfill").success
+        assert world.metadata("trace_scores")["calls"] == 1
         tick = world.tick("scorer_backfill_sensor")
-        assert [request.partition_key for request in requests_of(tick)] == [day_of(1)]
-        world.instance.report_runless_asset_event(
-            dg.AssetMaterialization(dg.AssetKey(["tiny", "trace_scores"]), partition=day_of(20))
-        )
-        after = world.tick("scorer_backfill_sensor", tick.cursor)
-        assert requests_of(after) == []
-        assert day_of(2) in after.skip_message
-        assert "max_traces" in after.skip_message
+        assert requests_of(tick) == []
+        assert f"left are 5 traces of {day_of(2)}" in tick.skip_message
+
+    def test_raising_a_rate_asks_for_the_additional_traces_and_says_so(self, world: World):
+        there = world.rows("SELECT count(*) AS n FROM assessments WHERE name = 'local_tiny_length'")[0]["n"]
+        scorers = [{"name": name, "source": f"scorers.py:{name}"} for name in ("shouted", "length")]
+        (request,) = requests_of(world.declared(scorers=scorers).tick("scorer_backfill_sensor"))
+        assert request.tags["lifecycle/backfill_reason"] == "sampling"
+        config = request.run_config["ops"]["tiny__trace_scores"]["config"]
+        assert (config["scorers"], config["max_traces"] <= 12 - there) == (["length"], True)
 
     def test_broken_scorers_fail_the_tick_with_one_sentence(self, world: World):
         world.edit("scorers.py", "def length(trace):", "def length(trace:")

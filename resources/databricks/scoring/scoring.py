@@ -25,7 +25,7 @@ from resources.databricks.workspace import require_agents
 from resources.explain import explained
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
-from resources.scoring import DayScores, Scoring
+from resources.scoring import NO_LIMITS, DayScores, ScoreLimits, Scoring
 from resources.worker import Progress
 
 CADENCE_MINUTES = 15
@@ -51,7 +51,14 @@ class DatabricksScoring(Scoring):
         self._bounds = {"ask_seconds": ask_seconds, "job_seconds": job_seconds, "poll_seconds": poll_seconds}
 
     def score_day(
-        self, agent: Agent, day: date, scorers: Sequence[ScorerVersion], *, settled_before_ms: int, progress: Progress
+        self,
+        agent: Agent,
+        day: date,
+        scorers: Sequence[ScorerVersion],
+        *,
+        settled_before_ms: int,
+        progress: Progress,
+        limits: ScoreLimits = NO_LIMITS,
     ) -> DayScores:
         """See `Scoring.score_day`.
 
@@ -66,10 +73,16 @@ class DatabricksScoring(Scoring):
             nothing = {s.registered_name: Counted(s.sample_rate, 0, 0, 0, 0, 0).coverage(s.version) for s in active}
             return DayScores(0, 0, nothing)
         with explained(self._platform.tracking_uri):
-            return self._score(agent, window, active, due_ms, progress)
+            return self._score(agent, window, active, due_ms, progress, limits)
 
     def _score(
-        self, agent: Agent, window: Window, active: Sequence[ScorerVersion], due_ms: int, progress: Progress
+        self,
+        agent: Agent,
+        window: Window,
+        active: Sequence[ScorerVersion],
+        due_ms: int,
+        progress: Progress,
+        limits: ScoreLimits,
     ) -> DayScores:
         platform, until = self._platform, time.monotonic() + self._bounds["job_seconds"]
         jobs = Backfills(platform, experiment_id(platform, agent.spec.experiment), **self._bounds)
@@ -85,7 +98,7 @@ class DatabricksScoring(Scoring):
         if any(counted.waiting for counted in first.values()):
             first = look(last)
         found = first
-        while wanted := _wanted(agent, window, active, found, last, due_ms, progress):
+        while wanted := _wanted(agent, window, active, found, last, due_ms, progress, limits):
             if last is not None and last.state == "asking":
                 if int(time.time() * 1000) - last.at_ms < LOST_MS:
                     raise _lost(last)
@@ -119,20 +132,23 @@ def _wanted(
     last: Backfill | None,
     due_ms: int,
     progress: Progress,
+    limits: ScoreLimits,
 ) -> Backfill | None:
     """The backfill of the scorers whose scores are missing, as many as the budget takes; None when there is none."""
     budget, calls, cost = agent.spec.backfill, 0, 0.0
+    most = min(budget.max_traces, limits.max_traces or budget.max_traces)
+    dearest = min(budget.max_cost_usd, limits.max_cost_usd or budget.max_cost_usd)
     chosen: list[ScorerVersion] = []
     for scorer in active:
         counted = found[scorer.registered_name]
-        if not counted.waiting:
+        if not counted.waiting or (limits.scorers and scorer.name not in limits.scorers):
             continue
         more = round(counted.matching * scorer.sample_rate) or 1
         price = more * scorer.cost_per_call
-        if calls + more > budget.max_traces or cost + price > budget.max_cost_usd:
+        if calls + more > most or cost + price > dearest:
             progress(
-                f"{scorer.name}: {more} calls for {price:.2f} USD are over the budget (backfill.max_traces "
-                f"{budget.max_traces}, backfill.max_cost_usd {budget.max_cost_usd:g}): not asked for"
+                f"{scorer.name}: {more} calls for {price:.2f} USD are over the budget (backfill.max_traces {most}, "
+                f"backfill.max_cost_usd {dearest:g}): not asked for"
             )
             continue
         chosen, calls, cost = [*chosen, scorer], calls + more, cost + price

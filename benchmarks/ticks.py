@@ -1,0 +1,307 @@
+"""Sensor ticks on a store that holds much: each sensor's own, and every sensor of twenty agents.
+
+Lives here: jobs `tick_<sensor>` (nothing happened), `tick_new_traces` (100 traces came), `tick_twenty_agents`.
+Add here: a sensor. Not here: what a tick may ask, which tests count (`tests/sensors/test_idle.py`).
+
+The baseline is the sensor people write: `MlflowClient.search_traces`, its default page, at every tick. Both sides are
+evaluated by Dagster on the same instance, so that its own share of a tick is in both. Imports and a first tick are not
+timed.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.job import Job, Turn
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from lifecycle_assets.spec_file import Agent
+
+SENSORS = (
+    "scorer_backfill_sensor",
+    "labeling_session_sensor",
+    "label_sync_sensor",
+    "labels_landed_sensor",
+    "approval_sensor",
+    "champion_drift_sensor",
+    "rollback_sensor",
+    "alert_sensor",
+)
+NEW = 100
+AGENTS = 20
+REPEATS = 9
+VERSIONS = 20
+
+
+def _agents(turn: Turn) -> "list[Agent]":
+    """Twenty agents on the corpus' experiment, the first of which has something behind each of its sensors."""
+    from benchmarks.sample import sample_agent
+    from lifecycle_assets.spec import AgentSpec
+    from lifecycle_assets.spec_file import Agent
+
+    agent = sample_agent(turn)
+    declared = agent.spec.model_dump(mode="json", exclude_unset=True)
+    gate = {**declared["eval"]["gate"], "approval": "required"}
+    rollback = {"automatic": True, "rules": [{"metric": "error_rate", "max_drop": 0.1}]}
+    declared |= {"eval": {**declared["eval"], "gate": gate}, "rollback": rollback}
+    names = [f"agent_{number}" for number in range(AGENTS)]
+    return [
+        Agent(AgentSpec.model_validate({**declared, "name": name, "model_name": f"main.agents.{name}"}), agent.folder)
+        for name in names
+    ]
+
+
+def _of(folder: Path) -> None:
+    """Name the prepared state to everything this process opens."""
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ |= {"LIFECYCLE_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster"), "MLFLOW_TRACKING_URI": store}
+
+
+def prepare(turn: Turn) -> None:
+    """A copy of the store with models, sessions and datasets; cursors from before and after 100 further traces."""
+    from benchmarks.corpus import write
+    from lifecycle_assets.home import prepare_home
+    from resources.platform import Platform
+
+    shutil.copyfile(turn.store, turn.folder / "mlflow.db")
+    _of(turn.folder)
+    prepare_home(Platform.from_env())
+    agents = _agents(turn)
+    with _instance() as instance:
+        for agent in agents:
+            _live(agent, instance)
+        before = _cursors(agents, instance)
+        write(turn.folder, NEW, start=10_000_000, experiment=turn.experiment)
+        after = _cursors(agents, instance, before)
+    kept = {"before": before, "after": after}
+    (turn.folder / "cursors.json").write_text(json.dumps(kept), encoding="utf-8")
+
+
+@contextmanager
+def _instance() -> "Iterator[dg.DagsterInstance]":
+    from lifecycle_assets.home import open_instance
+    from resources.platform import Platform
+
+    with open_instance(Platform.from_env()) as instance:
+        yield instance
+
+
+def _live(agent: "Agent", instance: "dg.DagsterInstance") -> None:
+    """What each sensor looks at: a model with versions, a dataset, a session, and the records of all of them."""
+    import dagster as dg
+
+    from lifecycle_assets.edges import RECORD_KEY
+    from resources.evaluator import MlflowEvaluator
+    from resources.mlflow_store import experiment_id, open_client, open_mlflow
+    from resources.platform import Platform
+
+    platform, name = Platform.from_env(), agent.spec.model_name
+    client, mlflow = open_client(platform), open_mlflow(platform)
+    client.create_registered_model(name)
+    for number in range(VERSIONS):
+        client.create_model_version(name, source="file:/m", tags={"lifecycle.model_id": f"m-{number}"})
+    client.set_registered_model_alias(name, "champion", str(VERSIONS))
+    experiment = experiment_id(platform, agent.spec.experiment)
+    from mlflow.genai import review_queues
+
+    queue = review_queues.create_review_queue(
+        agent.name, queue_type="custom", users=["ann"], schema_ids=[], experiment_id=experiment
+    )
+    found = client.search_traces(locations=[experiment], max_results=20, include_spans=False)
+    traces = [trace.info.trace_id for trace in found]
+    mlflow.genai.review_queues.add_items_to_review_queue(queue.queue_id, item_ids=traces)
+    dataset = MlflowEvaluator(platform).ensure_dataset(agent)
+    records: dict[str, dict[str, Any]] = {
+        "eval_dataset": dataset.to_json(),
+        "logged_model": {},
+        "registered_scorers": {"digest": "d", "model_id": "m", "scorers": []},
+        "labeling_session": {
+            "session_id": queue.queue_id,
+            "name": agent.name,
+            "trace_ids": traces,
+            "champion_version": str(VERSIONS),
+            "reason": "",
+            "opened_at": "2026-01-01T00:00:00+00:00",
+        },
+    }
+    for asset, record in records.items():
+        metadata = {RECORD_KEY: dg.MetadataValue.json(record)}
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(dg.AssetKey([agent.name, asset]), metadata=metadata)
+        )
+
+
+def _cursors(agents: "list[Agent]", instance: "dg.DagsterInstance", since: Any = None) -> dict[str, str | None]:
+    """Every sensor's cursor after three ticks."""
+    sensors, cursors = _sensors(agents), dict(since or {})
+    for _ in range(3):
+        time.sleep(0.1)  # A store that was written to a moment ago is asked by its rows.
+        for name, sensor in sensors.items():
+            done = _tick(sensor, instance, cursors.get(name))
+            cursors[name] = done.cursor or cursors.get(name)
+            for event in done.asset_events:
+                instance.report_runless_asset_event(event)
+    return cursors
+
+
+def _sensors(agents: "list[Agent]") -> "dict[str, dg.SensorDefinition]":
+    from sensors.registry import agent_sensors
+
+    return {sensor.name: sensor for agent in agents for sensor in agent_sensors(agent)}
+
+
+def _tick(sensor: "dg.SensorDefinition", instance: "dg.DagsterInstance", cursor: str | None) -> Any:
+    """One tick as the code server evaluates it."""
+    import dagster as dg
+
+    from resources.gateways import GATEWAYS
+
+    asked = {key: GATEWAYS[key] for key in sensor.required_resource_keys}
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=asked) as context:
+        return sensor.evaluate_tick(context)
+
+
+def _users_sensor(turn: Turn) -> "dg.SensorDefinition":
+    """A sensor as people write it: the newest traces of the experiment, at every tick."""
+    import dagster as dg
+    import mlflow
+
+    @dg.sensor(name="users", asset_selection=dg.AssetSelection.all())
+    def users(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(turn.experiment)
+        found = client.search_traces(locations=[experiment.experiment_id])
+        newest = max((trace.info.request_time for trace in found), default=0)
+        return dg.SkipReason(f"{newest} is the newest")
+
+    return users
+
+
+def users(turn: Turn) -> None:
+    """The baseline: one tick of a sensor that asks for the default page of traces."""
+    assert turn.shared is not None
+    _of(turn.shared)
+    sensor = _users_sensor(turn)
+    with _instance() as instance:
+        _tick(sensor, instance, None)
+        for _ in range(REPEATS):
+            with turn.timed():
+                _tick(sensor, instance, None)
+
+
+def users_of_twenty(turn: Turn) -> None:
+    """The baseline of twenty agents: as many such ticks as they have sensors."""
+    assert turn.shared is not None
+    _of(turn.shared)
+    sensor = _users_sensor(turn)
+    with _instance() as instance:
+        _tick(sensor, instance, None)
+        with turn.timed():
+            for _ in range(AGENTS * len(SENSORS)):
+                _tick(sensor, instance, None)
+
+
+def _ours(turn: Turn, name: str, when: str = "after") -> None:
+    assert turn.shared is not None
+    _of(turn.shared)
+    sensor = _sensors(_agents(turn)[:1])[f"agent_0_{name}"]
+    kept = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))
+    cursor = kept[when][sensor.name]
+    with _instance() as instance:
+        _tick(sensor, instance, cursor)
+        for _ in range(REPEATS):
+            with turn.timed():
+                done = _tick(sensor, instance, cursor)
+            assert not done.run_requests
+
+
+def scorer_backfill(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "scorer_backfill_sensor")
+
+
+def labeling_session(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "labeling_session_sensor")
+
+
+def label_sync(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "label_sync_sensor")
+
+
+def labels_landed(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "labels_landed_sensor")
+
+
+def approval(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "approval_sensor")
+
+
+def champion_drift(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "champion_drift_sensor")
+
+
+def rollback(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "rollback_sensor")
+
+
+def alert(turn: Turn) -> None:
+    """An idle tick."""
+    _ours(turn, "alert_sensor")
+
+
+def new_traces(turn: Turn) -> None:
+    """The tick of the sensor that watches most, after 100 traces came."""
+    _ours(turn, "champion_drift_sensor", "before")
+
+
+def twenty_agents(turn: Turn) -> None:
+    """Every sensor of twenty agents, once."""
+    assert turn.shared is not None
+    _of(turn.shared)
+    sensors = _sensors(_agents(turn))
+    cursors = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))["after"]
+    with _instance() as instance:
+        for name, sensor in sensors.items():
+            _tick(sensor, instance, cursors[name])
+        for _ in range(3):
+            with turn.timed():
+                for name, sensor in sensors.items():
+                    _tick(sensor, instance, cursors[name])
+
+
+IDLE = "An idle tick, Dagster's own share included, against one that asks for the default page of traces."
+LESS = "less than the baseline; at most 2 ms of it in MLflow's store"
+OURS = (scorer_backfill, labeling_session, label_sync, labels_landed, approval, champion_drift, rollback, alert)
+
+JOBS = (
+    *(Job(f"tick_{side.__name__}_sensor", IDLE, LESS, users, side, prepare=prepare) for side in OURS),
+    Job(
+        "tick_new_traces",
+        "The same for champion_drift_sensor, which watches most, after 100 traces came.",
+        "at most 100 ms",
+        users,
+        new_traces,
+        prepare=prepare,
+    ),
+    Job(
+        "tick_twenty_agents",
+        "All eight sensors of twenty agents, one after the other, against as many ticks of the baseline.",
+        "within their interval of 30 s",
+        users_of_twenty,
+        twenty_agents,
+        prepare=prepare,
+    ),
+)

@@ -1,0 +1,325 @@
+"""A day is archived completely, once, and at the cost of what is new; what comes late is written, and nothing else."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from lifecycle_assets.refused import Refused
+from resources import delta_table
+from resources.delta_archive import DeltaArchive
+from resources.feedback import send_feedback
+from resources.row_changes import Written
+from resources.tables import PARTITION
+from resources.trace_scores import id_of
+from tests.resources.archiving import (
+    ARCHIVED,
+    DAY,
+    LATER_MS,
+    PREFIX,
+    TRACES,
+    Production,
+    agent_at,
+    copied,
+    production,
+)
+
+NOTHING = dict.fromkeys(ARCHIVED, Written(0, 0))
+
+
+@pytest.fixture(scope="module")
+def archived_once(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Production:
+    """The day after its first archiving."""
+    made = production(migrated_store, tmp_path_factory.mktemp("production") / "home")
+    made.archive()
+    return made
+
+
+@pytest.fixture
+def made(archived_once: Production, tmp_path: Path) -> Production:
+    return copied(archived_once, tmp_path / "home")
+
+
+def score_row(trace_id: str) -> dict[str, Any]:
+    """A score of ours, as it lands in the table before MLflow has it."""
+    name, version, at = "local_tiny_shouted", "1", datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC)
+    return {
+        "trace_id": trace_id,
+        PARTITION: DAY,
+        "assessment_id": id_of(trace_id, name, version),
+        "name": name,
+        "kind": "feedback",
+        "source_type": "CODE",
+        "source_id": name,
+        "value_number": 1.0,
+        "scorer_version": version,
+        "valid": True,
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def first_trace(made: Production) -> str:
+    return made.rows("traces")[0]["trace_id"]
+
+
+def test_a_day_is_complete_and_a_repeat_reads_one_number_and_one_table(
+    made: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.archive()  # The store is a copy, which is another store.
+    made.assert_whole(TRACES)
+    before = made.versions()
+    opened: list[str] = []
+    real = delta_table.open_table
+    monkeypatch.setattr("resources.archive_tables.open_table", lambda uri: opened.append(uri) or real(uri))
+
+    archived, reader = made.counted()
+
+    assert (archived.settled, archived.absent, archived.written) == (TRACES, (), NOTHING)
+    assert archived.unchanged
+    assert reader.asked == [("state", 1)]
+    assert [uri.rpartition("_")[2] for uri in opened] == ["traces"]
+    assert made.versions() == before
+
+
+def test_new_traces_are_read_and_no_other(made: Production) -> None:
+    """Of a day that is not small only the last half hour is listed: the cost follows what is new."""
+    made.add_traces(5, TRACES)
+    made.archive()
+    made.add_traces(5, TRACES + 5)
+    before = made.versions()
+
+    archived, reader = made.counted(cheap_listing=0)
+
+    assert archived.written["traces"] == Written(5, 0)
+    assert reader.read("batches") == 5
+    assert reader.read("heads") <= 1, "one something came to in the millisecond of the last mark"
+    assert reader.read("list") < TRACES // 2
+    assert {table: version - before[table] for table, version in made.versions().items()}["spans"] == 1
+    assert archived.settled == TRACES + 10
+    made.assert_whole(TRACES + 10)
+
+
+def test_a_trace_that_started_early_and_ended_late_is_found(made: Production) -> None:
+    """It is older than all that is listed, and no row of it is held."""
+    started = made.sql("SELECT min(timestamp_ms) FROM trace_info")[0][0]
+    made.add_traces(1, TRACES)
+    made.sql(
+        "UPDATE trace_info SET timestamp_ms = ? WHERE timestamp_ms = (SELECT max(timestamp_ms) FROM trace_info)",
+        started,
+    )
+
+    archived, _ = made.counted(cheap_listing=0)
+
+    assert archived.written["traces"] == Written(1, 0)
+    made.assert_whole(TRACES + 1)
+
+
+def test_a_thumb_a_week_later_costs_one_row(made: Production) -> None:
+    """The other traces are not read, their rows not written, and no payload is touched."""
+    before, rows = made.versions(), made.rows("traces")
+    trace_id = first_trace(made)
+    send_feedback(made.platform, trace_id, up=False, user="ann")
+    archived, reader = made.counted(cheap_listing=0)
+
+    assert archived.written == NOTHING | {"assessments": Written(1, 0)}
+    assert reader.read("heads") <= 2, "its trace, and one something came to in the millisecond of the last mark"
+    assert reader.read("batches") == 0
+    after = made.versions()
+    assert (after["spans"], after["assessments"], after["traces"]) == (
+        before["spans"],
+        before["assessments"] + 1,
+        before["traces"] + 1,
+    )
+    assert made.rows("traces") == rows
+    assert len(made.rows("assessments", f"trace_id = '{trace_id}' AND name = 'user_feedback'")) >= 1
+
+
+def test_a_late_span_is_written_and_its_trace_stays(made: Production) -> None:
+    trace_id = first_trace(made)
+    columns = [row[1] for row in made.sql("PRAGMA table_xinfo(spans)") if row[6] == 0]
+    taken = ", ".join("'00000000000000aa'" if name == "span_id" else name for name in columns)
+    made.sql(
+        f"INSERT INTO spans ({', '.join(columns)}) SELECT {taken} FROM spans WHERE trace_id = ? "
+        "AND parent_span_id IS NOT NULL LIMIT 1",
+        trace_id,
+    )
+    made.sql(
+        "UPDATE spans SET content = json_set(content, '$.span_id', 'AAAAAAAAAKo=') WHERE span_id = '00000000000000aa'"
+    )
+    archived, reader = made.counted(cheap_listing=0)
+
+    assert archived.written == NOTHING | {"spans": Written(1, 0)}
+    assert reader.read("batches") == 1
+    made.assert_whole(TRACES)
+
+
+def test_a_changed_tag_is_seen_by_comparing_heads(made: Production) -> None:
+    """A tag set to another value leaves no trace in the store: a small day's heads are compared each time."""
+    trace_id = first_trace(made)
+    payload = made.rows("traces")[0]["request"]
+    made.client.set_trace_tag(trace_id, "environment", "elsewhere")
+    before = made.versions()
+
+    archived, reader = made.counted()
+
+    assert archived.written == NOTHING | {"traces": Written(0, 1)}
+    assert reader.read("batches") == 0
+    (row,) = made.rows("traces", f"trace_id = '{trace_id}'")
+    assert row["environment"] == "elsewhere"
+    assert row["request"] == payload, "a head says nothing of the payload, which stays"
+    assert made.versions()["spans"] == before["spans"]
+    assert made.versions()["assessments"] == before["assessments"]
+
+
+def test_a_removed_assessment_becomes_invalid_and_one_of_ours_only_when_it_was_published(made: Production) -> None:
+    trace_id = first_trace(made)
+    ours = score_row(trace_id)
+    DeltaArchive(made.platform).append_once(PREFIX, "assessments", ours, key=["trace_id", "assessment_id"])
+    (gone,) = made.sql("SELECT assessment_id, trace_id FROM assessments LIMIT 1")
+    made.sql("DELETE FROM assessments WHERE assessment_id = ?", gone[0])
+    made.archive(anew=True)
+
+    valid = {row["assessment_id"]: row["valid"] for row in made.rows("assessments")}
+    assert not valid[gone[0]]
+    assert valid[ours["assessment_id"]], "it is not in MLflow yet"
+    assert sum(not one for one in valid.values()) == 1
+
+    published = {"trace_id": trace_id, PARTITION: DAY, "assessment_id": ours["assessment_id"], "digest": "d"}
+    DeltaArchive(made.platform).append_once(PREFIX, "publications", published, key=["trace_id", "assessment_id"])
+    made.archive(anew=True)
+    valid = {row["assessment_id"]: row["valid"] for row in made.rows("assessments")}
+    assert not valid[ours["assessment_id"]], "it was in MLflow, and somebody removed it"
+
+
+def test_a_trace_in_progress_is_taken_when_it_has_ended(made: Production) -> None:
+    made.add_traces(1, TRACES)
+    newest = made.last_added
+    made.sql("UPDATE trace_info SET status = 'IN_PROGRESS' WHERE request_id = ?", newest)
+    assert made.archive().written == NOTHING
+    made.sql("UPDATE trace_info SET status = 'OK' WHERE request_id = ?", newest)
+
+    assert made.archive().written["traces"] == Written(1, 0)
+    made.assert_whole(TRACES + 1)
+
+
+def test_a_trace_that_ended_a_moment_ago_waits_and_nothing_is_noted_as_done(made: Production) -> None:
+    """The store does not change when a trace settles by the passing of time."""
+    made.add_traces(1, TRACES)
+    (started,) = made.sql("SELECT max(timestamp_ms) FROM trace_info")
+    waits = made.archive(settled_before_ms=started[0])
+    assert (waits.settled, waits.written) == (TRACES, NOTHING)
+
+    assert made.archive().written["traces"] == Written(1, 0)
+
+
+def test_a_trace_that_makes_no_rows_is_quarantined_and_leaves_when_it_does(made: Production) -> None:
+    made.add_traces(3, TRACES)
+    bad = made.last_added
+    (content,) = made.sql("SELECT content FROM spans WHERE trace_id = ? LIMIT 1", bad)
+    made.sql("UPDATE spans SET content = '{broken' WHERE trace_id = ? AND content = ?", bad, content[0])
+
+    archived = made.archive()
+    assert (archived.settled, archived.absent, archived.quarantined) == (TRACES + 3, (), 1)
+    assert archived.written["traces"] == Written(2, 0)
+    (row,) = made.rows("quarantine")
+    assert (row["trace_id"], row["experiment_id"]) == (
+        bad,
+        str(made.sql("SELECT max(experiment_id) FROM trace_info")[0][0]),
+    )
+    assert row["reason"]
+    version = DeltaArchive(made.platform).version(PREFIX, "quarantine")
+    again = made.archive()
+    assert (again.quarantined, again.unchanged) == (1, True)
+    assert DeltaArchive(made.platform).version(PREFIX, "quarantine") == version
+
+    made.sql("UPDATE spans SET content = ? WHERE content = '{broken'", content[0])
+    healed = made.archive()
+    assert (healed.quarantined, healed.written["traces"]) == (0, Written(1, 0))
+    assert made.rows("quarantine") == []
+
+
+def test_new_rules_of_redaction_reach_what_is_archived(made: Production) -> None:
+    word = made.rows("traces")[0]["request"].split()[1].strip('",.')
+    assert word.isalpha()
+    made.agent = agent_at(made.platform.home, redact=[{"pattern": word, "replacement": "[word]"}])
+
+    archived = made.archive()
+
+    assert archived.written["traces"].updated > 0
+    assert word not in str([made.rows(table) for table in ARCHIVED])
+    assert made.archive().unchanged
+
+
+def test_two_experiments_do_not_share_tables(made: Production) -> None:
+    made.client.create_experiment("/agents/other")
+    made.agent = agent_at(made.platform.home)
+    made.agent.spec.__dict__["experiment"] = "/agents/other"
+    before = made.versions()
+
+    with pytest.raises(Refused, match=r"traces of experiment 1\b.* /agents/other .*table_prefix"):
+        made.archive()
+    assert made.versions() == before
+
+
+def test_nothing_is_written_of_a_day_without_traces(migrated_store: Path, tmp_path: Path) -> None:
+    """An experiment nobody used, and a day that has not come."""
+    made = production(migrated_store, tmp_path / "home", traces=0)
+    for day in (DAY, DAY + timedelta(days=1000)):
+        archived = made.archive(day)
+        assert (archived.settled, archived.absent, archived.newest_ms, archived.written) == (0, (), 0, NOTHING)
+    assert set(made.versions().values()) == {-1}
+
+
+def delete_traces(made: Production) -> None:
+    DeltaTable(made.folder("traces")).delete(f"{PARTITION} = '{DAY}'")
+
+
+def delete_some_traces(made: Production) -> None:
+    DeltaTable(made.folder("traces")).delete(f"trace_id = '{first_trace(made)}'")
+
+
+def delete_everything(made: Production) -> None:
+    for table in ARCHIVED:
+        DeltaTable(made.folder(table)).delete(f"{PARTITION} = '{DAY}'")
+
+
+def remove_folder(made: Production) -> None:
+    shutil.rmtree(made.folder("traces") / f"{PARTITION}={DAY}")
+
+
+def remove_spans_folder(made: Production) -> None:
+    shutil.rmtree(made.folder("spans") / f"{PARTITION}={DAY}")
+
+
+@pytest.mark.parametrize(
+    "damage", [delete_traces, delete_some_traces, delete_everything, remove_folder, remove_spans_folder]
+)
+def test_rows_deleted_by_hand_are_there_again_after_the_next_run(made: Production, damage: Any) -> None:
+    damage(made)
+
+    archived = made.archive()
+
+    assert (archived.absent, archived.unchanged) == ((), False)
+    made.assert_whole(TRACES)
+    assert made.archive().unchanged
+
+
+def test_many_days_are_one_stream(migrated_store: Path, tmp_path: Path) -> None:
+    """And then each of them is known to be archived, and all of them together."""
+    made = production(migrated_store, tmp_path / "home", traces=6)
+    made.sql("UPDATE trace_info SET timestamp_ms = timestamp_ms - 86400000 * (rowid % 3)")
+    archive, first = DeltaArchive(made.platform), DAY - timedelta(days=2)
+
+    def days() -> Any:
+        return archive.archive_days(made.agent, first, DAY, settled_before_ms=LATER_MS, progress=made.said.append)
+
+    assert days().written["traces"] == Written(6, 0)
+    assert {table: version for table, version in made.versions().items() if table == "spans"} == {"spans": 1}
+    assert days().unchanged
+    assert made.archive(first).unchanged
+    assert made.archive().unchanged
+    made.assert_whole(6)

@@ -1,0 +1,457 @@
+"""A day of scores on the local platform: each owed score once, in the table and in MLflow, whatever happens meanwhile."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.corpus import LEAD_MS, write
+from lifecycle_assets.records import ScorerVersion
+from lifecycle_assets.spec_file import Agent
+from resources.local_scoring import LocalScoring
+from resources.mlflow_store import experiment_id, open_client, open_mlflow
+from resources.platform import Platform
+from resources.sampling import is_sampled
+from resources.scorer_registry import MlflowScorerRegistry
+from resources.scoring import NO_LIMITS, DayScores, ScoreLimits
+from resources.sql_engine import DuckDbEngine
+from resources.trace_rows import trace_rows
+from resources.trace_scores import id_of
+from tests.building import make_agent
+from tests.resources.dying_scoring import Scorers, scorers
+
+DAY = date(2026, 11, 19)
+MIDNIGHT_MS = int(datetime(2026, 11, 19, tzinfo=UTC).timestamp() * 1000)
+DAY_MS = 86_400_000
+FOREVER = 2**53
+TRACES = 60
+
+SCORERS_PY = """
+from mlflow.genai.scorers import scorer
+
+
+@scorer
+def spans(trace):
+    return float(len(trace.data.spans))
+
+
+@scorer
+def answered(outputs):
+    return bool(outputs)
+
+
+@scorer
+def moody(trace):
+    import json, os, time
+    from pathlib import Path
+    noted = Path(os.environ["LIFECYCLE_HOME"]) / "moods.json"
+    moods = json.loads(noted.read_text()) if noted.exists() else {}
+    with (noted.parent / "calls").open("a") as calls:
+        calls.write(trace.info.trace_id + chr(10))
+    mood = moods.get(trace.info.trace_id, moods.get("all", ""))
+    if mood == "away":
+        raise ConnectionError("the judge is away")
+    if mood == "wrong":
+        raise RuntimeError("not this one")
+    if mood == "hangs":
+        while True:
+            pass
+    if mood == "sleeps":
+        time.sleep(60)
+    if mood == "dies":
+        os._exit(7)
+    if mood == "silent":
+        return None
+    return 1.0
+
+
+@scorer
+def talk(session):
+    return float(len(session))
+"""
+
+
+def declaration(*names: str, **changes: Any) -> dict[str, Any]:
+    """Attributes of an agent with these scorers; `changes` are fields of all of them."""
+    schema = {"name": "correct", "type": "feedback", "input": "pass_fail", "instruction": "Is it correct?"}
+    session = {"level": "session"}
+    return {
+        "scorers": [
+            {"name": n, "source": f"scorers.py:{n}", **(session if n == "talk" else {}), **changes} for n in names
+        ],
+        "eval": {"dataset": "eval_dataset.jsonl", "gate": {"thresholds": [{"metric": "spans/mean", "at_least": 0}]}},
+        "labeling": {"schemas": [schema]},
+    }
+
+
+class Place:
+    """An agent and its traces of one day."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self.platform, self.folder = platform, folder
+        self.registered: list[ScorerVersion] = []
+        self.lines: list[str] = []
+
+    def declare(self, *names: str, **changes: Any) -> Agent:
+        """Declare and register these scorers."""
+        declared = declaration("spans", *(name for name in names if name != "spans"), **changes)
+        if "spans" not in names:
+            declared["scorers"][0]["sample_rate"] = 0.0
+        self.agent = make_agent(self.folder, attributes=declared, scorers_py=SCORERS_PY)
+        self.registered = MlflowScorerRegistry(self.platform).register(self.agent)
+        return self.agent
+
+    def score(self, limits: ScoreLimits = NO_LIMITS, platform: Platform | None = None) -> DayScores:
+        """Score the day in this process."""
+        scoring = LocalScoring(platform or self.platform)
+        return scoring.score_day(
+            self.agent, DAY, self.registered, settled_before_ms=FOREVER, progress=self.lines.append, limits=limits
+        )
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Rows of the tables."""
+        return DuckDbEngine(self.platform).query(self.agent.spec.table_prefix, sql).dicts()
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Scores in the table."""
+        return self.rows("SELECT * FROM assessments WHERE scorer_version IS NOT NULL ORDER BY assessment_id")
+
+    def in_mlflow(self) -> list[dict[str, Any]]:
+        """Scores in MLflow, as the archive would write them."""
+        open_mlflow(self.platform)
+        place = experiment_id(self.platform, "/agents/tiny")
+        traces = open_client(self.platform).search_traces(locations=[place], max_results=500, include_spans=False)
+        said = [row for trace in traces for row in trace_rows(trace).assessments]
+        return sorted((row for row in said if row["scorer_version"]), key=lambda row: row["assessment_id"])
+
+    def mood(self, **moods: str) -> None:
+        """How `moody` feels about traces; `all` is about all others."""
+        (self.platform.home / "moods.json").write_text(json.dumps(moods))
+
+    def calls(self) -> list[str]:
+        """Traces `moody` was called with, since this was asked last."""
+        noted = self.platform.home / "calls"
+        found = noted.read_text().splitlines() if noted.exists() else []
+        noted.unlink(missing_ok=True)
+        return found
+
+    def ids(self) -> list[str]:
+        """All traces of the day, oldest first."""
+        place = experiment_id(self.platform, "/agents/tiny")
+        found = open_client(self.platform).search_traces(
+            locations=[place], max_results=500, include_spans=False, order_by=["timestamp_ms ASC"]
+        )
+        return [trace.info.trace_id for trace in found]
+
+    def whole(self, expected: int) -> None:
+        """Everything is there once, and the same on both sides; MLflow stamps an update itself."""
+        rows, said = self.scores(), self.in_mlflow()
+        assert len({row["assessment_id"] for row in rows}) == len(rows) == expected
+        for ours, theirs in zip(rows, said, strict=True):
+            updated = ours["updated_at"] != ours["created_at"]
+            assert {**theirs, **({"updated_at": ours["updated_at"]} if updated else {})} == ours
+        noted = self.rows("SELECT trace_id, assessment_id FROM publications")
+        assert len({tuple(row.values()) for row in noted}) == len(noted) == expected
+
+
+@pytest.fixture(scope="module")
+def filled(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with traces of one day."""
+    home = tmp_path_factory.mktemp("filled")
+    shutil.copy(migrated_store, home / "mlflow.db")
+    write(home, TRACES, days=1, until_ms=MIDNIGHT_MS + DAY_MS + LEAD_MS, experiment="/agents/tiny")
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def place(filled: Path, platform: Platform, tmp_path: Path) -> Place:
+    """A place of its own."""
+    shutil.copy(filled, platform.home / "mlflow.db")
+    return Place(platform, tmp_path / "agents")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorers]:
+    """Processes that score."""
+    with scorers(tmp_path_factory.mktemp("processes")) as found:
+        yield found
+
+
+def versions(place: Place) -> list[int]:
+    """Versions of the tables of scores: they change with every commit."""
+    from deltalake import DeltaTable
+
+    uris = (place.platform.table_uri(place.agent.spec.table_prefix + name) for name in ("assessments", "publications"))
+    return [DeltaTable(uri).version() for uri in uris]
+
+
+def test_a_day_is_scored_once_and_mlflow_says_the_same_as_the_table(place: Place) -> None:
+    place.declare("spans", "answered")
+    found = place.score()
+
+    assert (found.traces, found.written, found.calls, found.pending) == (TRACES, 2 * TRACES, 2 * TRACES, 0)
+    place.whole(2 * TRACES)
+    covered = found.coverage["local_tiny_spans"]
+    assert (covered["sampled"], covered["scored"], covered["waiting"]) == (TRACES, TRACES, 0)
+    experiment = open_client(place.platform).get_experiment_by_name("/agents/tiny")
+    assert not open_client(place.platform).search_runs([experiment.experiment_id]), "no run is left behind"
+    before = versions(place)
+
+    again = place.score()
+
+    assert (again.traces, again.written, again.calls, again.pending) == (TRACES, 0, 0, 0)
+    assert again.coverage == found.coverage
+    assert versions(place) == before, "nothing to say is no commit"
+
+
+def test_a_batch_writes_what_mlflow_itself_would(place: Place) -> None:
+    """Every column of the store's own table, of a score written in a batch and of one written by MLflow."""
+    import sqlite3
+
+    place.declare("spans")
+    place.score()
+    row = place.scores()[0]
+    from mlflow.tracing.client import TracingClient
+
+    from resources.trace_scores import feedback_of
+
+    other = next(one for one in place.ids() if one != row["trace_id"])
+    feedback = feedback_of(
+        {**row, "trace_id": other, "assessment_id": "a-by-mlflow"}, digest=place.registered[0].digest
+    )
+    TracingClient(place.platform.tracking_uri).store.create_assessment(feedback)
+    with sqlite3.connect(place.platform.home / "mlflow.db") as store:
+        store.row_factory = sqlite3.Row
+        asked = "SELECT * FROM assessments WHERE assessment_id IN (?, 'a-by-mlflow') ORDER BY 1"
+        one, two = ({**found} for found in store.execute(asked, [row["assessment_id"]]))
+    differ = {name for name in one if one[name] != two[name]}
+    assert differ == {"assessment_id", "trace_id", "trace_timestamp_ms"}
+    assert {type(value) for value in (one["trace_timestamp_ms"], two["trace_timestamp_ms"])} == {int}
+
+
+def test_raising_a_rate_or_widening_a_filter_only_adds(place: Place) -> None:
+    place.declare("moody", sample_rate=0.3)
+    first = {row["trace_id"] for row in (place.score(), place.scores())[1]}
+    assert first == {one for one in place.ids() if is_sampled(one, "local_tiny_moody", 0.3)}
+    assert len(place.calls()) == len(first)
+
+    place.declare("moody", sample_rate=0.6)
+    place.score()
+    assert {row["trace_id"] for row in place.scores()} == {
+        one for one in place.ids() if is_sampled(one, "local_tiny_moody", 0.6)
+    }
+    assert not set(place.calls()) & first, "what was scored is not scored again"
+
+    place.declare("moody", filter="attributes.status = 'ERROR'")
+    assert place.score().coverage["local_tiny_moody"]["sampled"] < 10
+    assert {row["scorer_version"] for row in place.scores()} == {"1"}
+
+
+def test_an_error_has_its_cause_and_only_one_that_may_pass_is_tried_again(place: Place) -> None:
+    place.declare("moody")
+    away, wrong, silent = place.ids()[:3]
+    place.mood(**{away: "away", wrong: "wrong", silent: "silent"})
+    found = place.score()
+    errors = {row["trace_id"]: row["error"] for row in place.scores() if row["error"]}
+    assert errors == {
+        away: "SCORER_UNAVAILABLE: ConnectionError: the judge is away",
+        wrong: "SCORER_ERROR: RuntimeError: not this one",
+    }
+    covered = found.coverage["local_tiny_moody"]
+    assert (covered["scored"], covered["errored"], covered["waiting"]) == (TRACES - 2, 1, 1)
+    assert place.calls().count(away) == 3, "two more times within the run"
+    place.whole(TRACES)
+
+    place.score()
+    assert set(place.calls()) == {away}
+    (row,) = [row for row in place.scores() if row["trace_id"] == away]
+    assert row["error"].endswith("(try 2)")
+    place.mood()
+    place.score()
+    assert set(place.calls()) == {away}
+    (row,) = [row for row in place.in_mlflow() if row["trace_id"] == away]
+    assert (row["value_number"], row["error"]) == (1.0, None), "in place, under the same id"
+    assert place.score().coverage["local_tiny_moody"]["errored"] == 1
+    assert place.calls() == []
+    assert len(place.in_mlflow()) == TRACES
+
+
+def test_what_is_away_for_long_is_given_up(place: Place) -> None:
+    place.declare("moody")
+    trace_id = place.ids()[0]
+    place.mood(**{trace_id: "away"})
+    for _ in range(6):
+        found = place.score()
+    (row,) = [row for row in place.scores() if row["error"]]
+    assert row["error"] == "SCORER_ERROR: given up after 5 tries: ConnectionError: the judge is away"
+    assert found.calls == 0
+    assert found.coverage["local_tiny_moody"]["errored"] == 1
+
+
+def test_a_call_that_hangs_or_ends_its_process_does_not_stop_the_day(place: Place) -> None:
+    place.declare("moody", "spans", timeout_seconds=0.4)
+    hangs, dies = place.ids()[10], place.ids()[40]
+    place.mood(**{hangs: "hangs", dies: "dies"})
+    began = time.monotonic()
+    found = place.score()
+    assert time.monotonic() - began < 30
+    errors = {row["trace_id"]: row["error"] for row in place.scores() if row["error"]}
+    assert errors == {
+        hangs: "SCORER_TIMEOUT: no answer within 0.4 s",
+        dies: "SCORER_ERROR: its process ended with code 7",
+    }
+    assert found.coverage["local_tiny_spans"]["scored"] == TRACES
+    place.whole(2 * TRACES)
+
+
+def test_a_scorer_that_never_answers_is_left_for_the_next_run(place: Place) -> None:
+    place.declare("moody", timeout_seconds=0.2)
+    place.mood(all="hangs")
+    found = place.score()
+    assert found.calls == 5
+    assert found.coverage["local_tiny_moody"]["waiting"] == TRACES
+    assert any("moody gave no answer several times" in line for line in place.lines)
+
+
+def test_what_has_a_price_is_called_on_threads_and_never_beyond_the_cap(place: Place) -> None:
+    place.declare("moody", cost_per_call=0.01, timeout_seconds=0.5)
+    newest = place.ids()[::-1]
+    place.mood(**{newest[3]: "sleeps"})
+    found = place.score(ScoreLimits(max_cost_usd=0.1))
+    assert (found.calls, found.left) == (10, {"local_tiny_moody": TRACES - 10})
+    assert sorted(place.calls()) == sorted(newest[:10])
+    assert [row["error"] for row in place.scores() if row["error"]] == ["SCORER_TIMEOUT: no answer within 0.5 s"]
+    found = place.score(ScoreLimits(max_traces=7, scorers=["moody"]))
+    assert (found.calls, found.left) == (7, {"local_tiny_moody": TRACES - 9 - 7})
+    assert place.score(ScoreLimits(scorers=["spans"])).calls == 0
+    place.mood()
+    assert place.score().left == {}
+    place.whole(TRACES)
+
+
+def test_a_lost_warehouse_costs_no_call(place: Place) -> None:
+    """What MLflow holds under our ids, as an earlier release wrote it, is not scored again."""
+    place.declare("moody")
+    place.score()
+    shutil.rmtree(place.platform.home / "warehouse")
+    place.calls()
+    found = place.score()
+    assert (place.calls(), found.calls, found.written) == ([], 0, 0)
+    assert found.coverage["local_tiny_moody"]["scored"] == TRACES
+    assert len(place.in_mlflow()) == TRACES
+
+
+TABLE, WRITER = "resources.score_table:ScoreTable", "resources.publishing:_Sqlite"
+
+
+@pytest.mark.parametrize(
+    ("function", "event", "times", "landed", "said"),
+    [
+        (f"{TABLE}.land", "call", 1, 0, 0),
+        (f"{TABLE}.land", "return", 1, 2 * TRACES, 0),
+        (f"{WRITER}._insert", "return", 1, 2 * TRACES, 2 * TRACES),
+        (f"{TABLE}.note", "return", 1, 2 * TRACES, 2 * TRACES),
+    ],
+    ids=["before the commit", "after the commit", "before it is noted", "after it is noted"],
+)
+def test_killed_anywhere_and_run_again_each_score_is_there_once(
+    place: Place, processes: Scorers, function: str, event: str, times: int, landed: int, said: int
+) -> None:
+    place.declare("moody", "spans")
+    file = place.agent.path("defs.yaml")
+    assert processes.score(place.platform.home, file, str(DAY), function, event=event, times=times) == [-9]
+    assert (len(place.scores()), len(place.in_mlflow())) == (landed, said)
+    called = len(place.calls())
+    found = place.score()
+    assert (found.written, found.pending) == (2 * TRACES - landed, 0)
+    assert len(place.calls()) == (0 if landed else called), "what has landed is not paid for again"
+    place.whole(2 * TRACES)
+
+
+def test_two_processes_at_once_double_nothing(place: Place, processes: Scorers) -> None:
+    place.declare("moody", "spans", "answered", cost_per_call=0.01)
+    assert processes.score(place.platform.home, place.agent.path("defs.yaml"), str(DAY), of=2) == [0, 0]
+    place.whole(3 * TRACES)
+    assert len(place.calls()) <= 1.5 * TRACES, "most is paid for once"
+    assert place.score().calls == 0
+
+
+def add_session(place: Place, session: str, *starts_ms: int) -> list[str]:
+    """Traces of a session that start then."""
+    mlflow = open_mlflow(place.platform)
+    made = []
+    for at_ms in starts_ms:
+        span = mlflow.start_span_no_context(
+            "ask",
+            inputs={"q": 1},
+            experiment_id=experiment_id(place.platform, "/agents/tiny"),
+            start_time_ns=at_ms * 10**6,
+            metadata={"mlflow.trace.session": session},
+        )
+        span.set_outputs("fine")
+        span.end(end_time_ns=at_ms * 10**6 + 10**9)
+        made.append(span.trace_id)
+    return made
+
+
+def test_a_session_is_scored_whole_on_its_first_trace_and_again_when_it_has_grown(place: Place) -> None:
+    place.declare("talk")
+    noon, midnight = MIDNIGHT_MS + DAY_MS // 2, MIDNIGHT_MS + DAY_MS
+    first, _, _ = add_session(place, "night", midnight - 1000, midnight - 500, midnight + 2000)
+    add_session(place, "earlier", MIDNIGHT_MS - 1000, MIDNIGHT_MS + 1000)
+    (alone,) = add_session(place, "alone", noon)
+
+    def said() -> dict[str, tuple[float, str]]:
+        return {row["trace_id"]: (row["value_number"], row["rationale"]) for row in place.scores()}
+
+    found = place.score()
+    assert (said()[first], said()[alone]) == ((3.0, "3 traces"), (1.0, "1 trace"))
+    assert found.coverage["local_tiny_talk"]["sampled"] == len(said()) == TRACES // 5 + 2, "not the one that is older"
+    (assessment,) = open_client(place.platform).get_trace(first).info.assessments
+    assert assessment.metadata["mlflow.trace.session"] == "night"
+    assert assessment.assessment_id == id_of(first, "local_tiny_talk", "1")
+    place.whole(TRACES // 5 + 2)
+
+    add_session(place, "alone", noon + 60_000)
+    again = place.score()
+    assert (again.calls, said()[alone]) == (1, (2.0, "2 traces"))
+    (assessment,) = open_client(place.platform).get_trace(alone).info.assessments
+    assert (assessment.feedback.value, assessment.rationale) == (2.0, "2 traces")
+    assert place.score().calls == 0
+
+
+def test_an_open_session_waits(place: Place) -> None:
+    place.declare("talk")
+    add_session(place, "now", int(time.time() * 1000) - 3000)
+    add_session(place, "done", MIDNIGHT_MS + 1)
+    today = datetime.now(UTC).date()
+    scoring = LocalScoring(place.platform)
+    found = scoring.score_day(
+        place.agent, today, place.registered, settled_before_ms=FOREVER, progress=place.lines.append
+    )
+    assert found.coverage["local_tiny_talk"]["sampled"] == 0
+
+
+def test_a_name_is_all_that_a_limit_takes(place: Place) -> None:
+    place.declare("spans", "answered")
+    found = place.score(ScoreLimits(scorers=["answered"]))
+    assert {row["name"] for row in place.scores()} == {"local_tiny_answered"}
+    assert found.coverage["local_tiny_spans"]["waiting"] == TRACES
+    assert replace(found, seconds=0).left == {}
+
+
+def test_the_environment_of_a_child_is_the_step_s(place: Place) -> None:
+    """Registered copies see the variables of the process that scores."""
+    place.declare("moody")
+    assert os.environ["LIFECYCLE_HOME"] == str(place.platform.home)
+    place.mood(all="silent")
+    place.score()
+    assert {row["value_text"] for row in place.scores()} == {"not applicable"}
+    place.whole(TRACES)
