@@ -17,6 +17,7 @@ demo: $(VENV)/.run ## The whole life of docs_agent; FRESH=1 starts over
 
 test: $(VENV)/.dev ## Every test
 	@sh tests/ui/chromium.sh
+	@sh tests/postgres.sh
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 ui: $(VENV)/.run ## The Dagster UI on the same state

@@ -21,6 +21,7 @@ def empty_location(turn: Turn) -> None:
     package = turn.folder / "empty_location"
     (package / "defs").mkdir(parents=True)
     (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
     (turn.folder / "pyproject.toml").write_text(
         '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "empty_location"\n'
     )

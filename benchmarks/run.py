@@ -14,12 +14,11 @@ import importlib
 import json
 import os
 import pkgutil
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import groupby
@@ -29,7 +28,7 @@ from typing import Any
 import benchmarks
 from benchmarks.job import Job, Measured, Side, Turn, clean_environment
 from benchmarks.server import mlflow_server
-from benchmarks.stores import Part, copied, copy_of, newest
+from benchmarks.stores import Part, copied, copy_of, newest, snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -170,22 +169,19 @@ def groups(wanted: Sequence[Job]) -> list[list[Job]]:
     return [list(members) for _, members in groupby(sorted(wanted, key=sharing), key=sharing)]
 
 
-def measure(wanted: Sequence[Job], corpus: Path | None, n: int, rounds: int | None) -> list[dict[str, Any]]:
+def measure(wanted: Sequence[Job], corpus: Path | None, n: int, rounds: int | None) -> Iterator[dict[str, Any]]:
     """Rows of `results.json` for the jobs, on a corpus of `n` traces or on a copy of the store below `corpus`."""
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="lifecycle-bench-") as name:
         scratch, store = Path(name), None
         if any(job.corpus for job in wanted):
             store = scratch / "corpus" / "mlflow.db"
             if corpus:
-                store.parent.mkdir()
-                shutil.copyfile(corpus / "mlflow.db", store)
+                snapshot(corpus / "mlflow.db", store)
             else:
                 command = [sys.executable, "-m", "benchmarks.corpus", str(store.parent), str(n)]
                 subprocess.run(command, cwd=ROOT, env=clean_environment(store.parent, f"sqlite:///{store}"), check=True)
         for members in groups(wanted):
-            rows += Group(members, store if members[0].corpus else None, scratch, rounds).measure()
-    return rows
+            yield from Group(members, store if members[0].corpus else None, scratch, rounds).measure()
 
 
 def main() -> None:
@@ -206,9 +202,11 @@ def main() -> None:
     wanted = [job for job in every if not asked.jobs or job.name in asked.jobs]
     kept = json.loads(asked.results.read_text(encoding="utf-8")) if asked.results.exists() else []
     rows = {row["job"]: row for row in kept if row["job"] in {job.name for job in every}}
-    rows |= {row["job"]: row for row in measure(wanted, asked.corpus, asked.n, asked.rounds)}
-    listed = [rows[job.name] for job in every if job.name in rows]
-    asked.results.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    listed = list(rows.values())
+    for row in measure(wanted, asked.corpus, asked.n, asked.rounds):
+        rows[row["job"]] = row
+        listed = [rows[job.name] for job in every if job.name in rows]
+        asked.results.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     if asked.results == RESULTS:
         from benchmarks.page import write_page
 

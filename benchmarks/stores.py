@@ -14,6 +14,16 @@ from pathlib import Path
 _DAY_MS = 86_400_000
 
 
+def snapshot(store: Path, copy: Path) -> None:
+    """A consistent copy of a store that may be in use, or in write-ahead mode; the copy is not."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    source, target = sqlite3.connect(store), sqlite3.connect(copy)
+    source.backup(target)
+    target.execute("PRAGMA journal_mode=DELETE")
+    source.close()
+    target.close()
+
+
 def copy_of(store: Path, folder: Path) -> Path:
     """A copy of the store in `folder`, without the original's write-ahead log: copy stores nobody writes to."""
     folder.mkdir(parents=True, exist_ok=True)

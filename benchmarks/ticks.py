@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +40,8 @@ REPEATS = 9
 VERSIONS = 20
 
 
-def _agents(turn: Turn) -> "list[Agent]":
-    """Twenty agents on the corpus' experiment, the first of which has something behind each of its sensors."""
+def _agents(turn: Turn, number: int = 1) -> "list[Agent]":
+    """Agents on the corpus' experiment, each with something behind each of its sensors."""
     from benchmarks.sample import sample_agent
     from lifecycle_assets.spec import AgentSpec
     from lifecycle_assets.spec_file import Agent
@@ -51,7 +51,7 @@ def _agents(turn: Turn) -> "list[Agent]":
     gate = {**declared["eval"]["gate"], "approval": "required"}
     rollback = {"automatic": True, "rules": [{"metric": "error_rate", "max_drop": 0.1}]}
     declared |= {"eval": {**declared["eval"], "gate": gate}, "rollback": rollback}
-    names = [f"agent_{number}" for number in range(AGENTS)]
+    names = [f"agent_{place}" for place in range(number)]
     return [
         Agent(AgentSpec.model_validate({**declared, "name": name, "model_name": f"main.agents.{name}"}), agent.folder)
         for name in names
@@ -65,7 +65,16 @@ def _of(folder: Path) -> None:
 
 
 def prepare(turn: Turn) -> None:
-    """A copy of the store with models, sessions and datasets; cursors from before and after 100 further traces."""
+    """A copy of the store with one agent's model, session and dataset; cursors before and after 100 further traces."""
+    _prepare(turn, 1)
+
+
+def prepare_twenty(turn: Turn) -> None:
+    """The same with twenty agents."""
+    _prepare(turn, AGENTS)
+
+
+def _prepare(turn: Turn, number: int) -> None:
     from benchmarks.corpus import write
     from lifecycle_assets.home import prepare_home
     from resources.platform import Platform
@@ -73,19 +82,22 @@ def prepare(turn: Turn) -> None:
     shutil.copyfile(turn.store, turn.folder / "mlflow.db")
     _of(turn.folder)
     prepare_home(Platform.from_env())
-    agents = _agents(turn)
+    agents = _agents(turn, number)
+    definitions, cursors = _definitions(agents), {}
     with _instance() as instance:
         for agent in agents:
             _live(agent, instance)
-        before = _cursors(agents, instance)
+        for _ in range(2):
+            cursors = _cursors(definitions, _names(agents), instance, cursors)
+        before = cursors
         write(turn.folder, NEW, start=10_000_000, experiment=turn.experiment)
-        after = _cursors(agents, instance, before)
-    kept = {"before": before, "after": after}
+        cursors = _cursors(definitions, _names(agents), instance, before)
+    kept = {"before": before, "after": cursors}
     (turn.folder / "cursors.json").write_text(json.dumps(kept), encoding="utf-8")
 
 
 @contextmanager
-def _instance() -> "Iterator[dg.DagsterInstance]":
+def _instance() -> "Generator[dg.DagsterInstance]":
     from lifecycle_assets.home import open_instance
     from resources.platform import Platform
 
@@ -138,87 +150,99 @@ def _live(agent: "Agent", instance: "dg.DagsterInstance") -> None:
         )
 
 
-def _cursors(agents: "list[Agent]", instance: "dg.DagsterInstance", since: Any = None) -> dict[str, str | None]:
-    """Every sensor's cursor after three ticks."""
-    sensors, cursors = _sensors(agents), dict(since or {})
-    for _ in range(3):
-        time.sleep(0.1)  # A store that was written to a moment ago is asked by its rows.
-        for name, sensor in sensors.items():
-            done = _tick(sensor, instance, cursors.get(name))
-            cursors[name] = done.cursor or cursors.get(name)
-            for event in done.asset_events:
-                instance.report_runless_asset_event(event)
+def _cursors(
+    definitions: "dg.Definitions", names: list[str], instance: "dg.DagsterInstance", since: dict[str, str | None]
+) -> dict[str, str | None]:
+    """Every sensor's cursor after a tick."""
+    time.sleep(0.1)  # A store that was written to a moment ago is asked by its rows.
+    cursors = dict(since)
+    for name in names:
+        done = _tick(definitions, name, instance, since.get(name))
+        cursors[name] = done.cursor or since.get(name)
+        for event in done.asset_events:
+            instance.report_runless_asset_event(event)
     return cursors
 
 
-def _sensors(agents: "list[Agent]") -> "dict[str, dg.SensorDefinition]":
-    from sensors.registry import agent_sensors
+def _definitions(agents: "list[Agent]") -> "dg.Definitions":
+    import dagster as dg
 
-    return {sensor.name: sensor for agent in agents for sensor in agent_sensors(agent)}
+    from lifecycle_assets.component import agent_definitions
+
+    return dg.Definitions.merge(*map(agent_definitions, agents))
 
 
-def _tick(sensor: "dg.SensorDefinition", instance: "dg.DagsterInstance", cursor: str | None) -> Any:
+def _names(agents: "list[Agent]") -> list[str]:
+    return [f"{agent.name}_{sensor}" for agent in agents for sensor in SENSORS]
+
+
+def _tick(definitions: "dg.Definitions", name: str, instance: "dg.DagsterInstance", cursor: str | None) -> Any:
     """One tick as the code server evaluates it."""
     import dagster as dg
 
     from resources.gateways import GATEWAYS
 
-    asked = {key: GATEWAYS[key] for key in sensor.required_resource_keys}
-    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=asked) as context:
-        return sensor.evaluate_tick(context)
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources=dict(GATEWAYS), definitions=definitions, sensor_name=name
+    ) as context:
+        return definitions.resolve_sensor_def(name).evaluate_tick(context)
 
 
-def _users_sensor(turn: Turn) -> "dg.SensorDefinition":
+def _users_definitions(turn: Turn) -> "dg.Definitions":
     """A sensor as people write it: the newest traces of the experiment, at every tick."""
     import dagster as dg
     import mlflow
 
-    @dg.sensor(name="users", asset_selection=dg.AssetSelection.all())
+    @dg.asset
+    def product() -> None:
+        """What the sensor would ask for."""
+
+    @dg.sensor(name="users", target=dg.AssetSelection.assets("product"))
     def users(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(turn.experiment)
+        assert experiment is not None
         found = client.search_traces(locations=[experiment.experiment_id])
         newest = max((trace.info.request_time for trace in found), default=0)
         return dg.SkipReason(f"{newest} is the newest")
 
-    return users
+    return dg.Definitions(assets=[product], sensors=[users])
 
 
 def users(turn: Turn) -> None:
     """The baseline: one tick of a sensor that asks for the default page of traces."""
     assert turn.shared is not None
     _of(turn.shared)
-    sensor = _users_sensor(turn)
+    definitions = _users_definitions(turn)
     with _instance() as instance:
-        _tick(sensor, instance, None)
+        _tick(definitions, "users", instance, None)
         for _ in range(REPEATS):
             with turn.timed():
-                _tick(sensor, instance, None)
+                _tick(definitions, "users", instance, None)
 
 
 def users_of_twenty(turn: Turn) -> None:
     """The baseline of twenty agents: as many such ticks as they have sensors."""
     assert turn.shared is not None
     _of(turn.shared)
-    sensor = _users_sensor(turn)
+    definitions = _users_definitions(turn)
     with _instance() as instance:
-        _tick(sensor, instance, None)
+        _tick(definitions, "users", instance, None)
         with turn.timed():
             for _ in range(AGENTS * len(SENSORS)):
-                _tick(sensor, instance, None)
+                _tick(definitions, "users", instance, None)
 
 
-def _ours(turn: Turn, name: str, when: str = "after") -> None:
+def _ours(turn: Turn, sensor: str, when: str = "after") -> None:
     assert turn.shared is not None
     _of(turn.shared)
-    sensor = _sensors(_agents(turn)[:1])[f"agent_0_{name}"]
-    kept = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))
-    cursor = kept[when][sensor.name]
+    definitions, name = _definitions(_agents(turn)), f"agent_0_{sensor}"
+    cursor = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))[when][name]
     with _instance() as instance:
-        _tick(sensor, instance, cursor)
+        _tick(definitions, name, instance, cursor)
         for _ in range(REPEATS):
             with turn.timed():
-                done = _tick(sensor, instance, cursor)
+                done = _tick(definitions, name, instance, cursor)
             assert not done.run_requests
 
 
@@ -271,15 +295,16 @@ def twenty_agents(turn: Turn) -> None:
     """Every sensor of twenty agents, once."""
     assert turn.shared is not None
     _of(turn.shared)
-    sensors = _sensors(_agents(turn))
+    agents = _agents(turn, AGENTS)
+    definitions = _definitions(agents)
     cursors = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))["after"]
     with _instance() as instance:
-        for name, sensor in sensors.items():
-            _tick(sensor, instance, cursors[name])
+        for name in _names(agents):
+            _tick(definitions, name, instance, cursors[name])
         for _ in range(3):
             with turn.timed():
-                for name, sensor in sensors.items():
-                    _tick(sensor, instance, cursors[name])
+                for name in _names(agents):
+                    _tick(definitions, name, instance, cursors[name])
 
 
 IDLE = "An idle tick, Dagster's own share included, against one that asks for the default page of traces."
@@ -302,6 +327,6 @@ JOBS = (
         "within their interval of 30 s",
         users_of_twenty,
         twenty_agents,
-        prepare=prepare,
+        prepare=prepare_twenty,
     ),
 )

@@ -49,7 +49,13 @@ def agent_jobs(agent: Agent) -> list[Any]:
             executor_def=dg.in_process_executor,
             description="Score and archive one day of production traces, and compute its numbers.",
         ),
-        _job(agent, "scorer_backfill", MONITOR[1:], "Score days again with the scorers' current versions."),
+        _job(
+            agent,
+            "scorer_backfill",
+            MONITOR[1:],
+            "Score a day again with the scorers' present versions: only what is missing is scored. In the launchpad, "
+            "trace_scores takes names of scorers, and caps on traces and USD.",
+        ),
         _job(agent, "upkeep", ("archive_upkeep",), "Keep the tables quick and small, and remove what is too old."),
         _job(agent, "labeling", REVIEW, "Open a labeling session, or sync what reviewers said."),
         _job(

@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from resources.archive_tables import ArchiveTables
+from resources.arrow_compute import compute
 from resources.redaction import Redaction
 from resources.row_changes import without_held
 from resources.tables import arrow_schema
@@ -61,7 +62,7 @@ def append_new(
 
 def days_of(listing: "pa.Table") -> list[date]:
     """The UTC days on which the traces of a listing started."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     whole = pc.unique(pc.divide(listing.column("request_ms"), 86_400_000)).to_pylist()
     return [date(1970, 1, 1) + timedelta(days=n) for n in sorted(whole)]

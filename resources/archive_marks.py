@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from resources.arrow_compute import compute
 from resources.redaction import Redaction
 from resources.tables import PARTITION
 
@@ -142,7 +143,8 @@ def paths_of(target: "DeltaTable", days: Days) -> list[str]:
 def _files(target: "DeltaTable", days: Days | None = None) -> Any:
     """The log's entries on files; None without any."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     table = pa.table(target.get_add_actions(flatten=True))
     if not table.num_rows or "num_records" not in table.column_names:

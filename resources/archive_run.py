@@ -22,6 +22,7 @@ from resources.archive_look import MARK, Asked, Look, Seen
 from resources.archive_marks import Files
 from resources.archive_tables import ARCHIVED, ArchiveTables
 from resources.archive_upsert import Upsert
+from resources.arrow_compute import compute
 from resources.platform import Platform
 from resources.quarantine import Quarantine
 from resources.row_changes import Written
@@ -63,7 +64,7 @@ class ArchiveRun:
 
     def _upsert(self, seen: Seen) -> None:
         """Traces the table holds: all of a day, or those that were touched, or their heads."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         touched = seen.touched.heads | seen.touched.spans
         known = _among(seen.listing.traces, seen.held)
@@ -203,20 +204,20 @@ def _rows(files: Mapping[date, Files]) -> int:
 
 
 def _by_day(listing: "pa.Table") -> Counter[date]:
-    import pyarrow.compute as pc
+    pc = compute()
 
     counted = pc.value_counts(pc.divide(listing.column("request_ms"), _DAY_MS)).to_pylist()
     return Counter({_EPOCH + timedelta(days=one["values"]): one["counts"] for one in counted})
 
 
 def _among(listing: "pa.Table", trace_ids: Any) -> "pa.Table":
-    import pyarrow.compute as pc
+    pc = compute()
 
     return listing.filter(pc.is_in(listing.column("trace_id"), value_set=trace_ids))
 
 
 def _except(listing: "pa.Table", trace_ids: Any) -> "pa.Table":
-    import pyarrow.compute as pc
+    pc = compute()
 
     return listing.filter(pc.invert(pc.is_in(listing.column("trace_id"), value_set=trace_ids)))
 

@@ -6,6 +6,7 @@ Not here: what is asked (`database_sql.py`), rows (`database_reader.py`).
 """
 
 import hashlib
+import weakref
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
@@ -64,7 +65,9 @@ class Database:
     @cached_property
     def _connection(self) -> Any:
         with explained(self.where):
-            return self._connect()
+            connection = self._connect()
+        weakref.finalize(self, connection.close)
+        return connection
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> "pa.Table":
         """The rows of a query. Raises `Refused` when the database cannot be read or lacks what is asked for."""
@@ -156,9 +159,7 @@ class PostgresDatabase(Database):
     """A PostgreSQL database, in transactions that can only read."""
 
     name = "postgresql"
-    ids = (
-        "(SELECT value, nth - 1 AS nth FROM json_array_elements_text($1::json) WITH ORDINALITY AS e(value, nth)) AS j"
-    )
+    ids = "(SELECT value, nth - 1 AS nth FROM json_array_elements_text($1::json) WITH ORDINALITY AS e(value, nth)) AS j"
     join = "JOIN"
 
     def __init__(self, uri: str) -> None:

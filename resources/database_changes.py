@@ -22,7 +22,9 @@ def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int
     if not marks.seen:
         return Touched(frozenset(), frozenset(), now)
     inside = f"t.experiment_id = {experiment_id} AND t.timestamp_ms >= {since_ms} AND t.timestamp_ms < {until_ms}"
-    said = _ids(database, "assessments", "trace_id", f"c.last_updated_timestamp >= {_since(marks, 'assessments')}", inside)
+    said = _ids(
+        database, "assessments", "trace_id", f"c.last_updated_timestamp >= {_since(marks, 'assessments')}", inside
+    )
     if not database.numbers:
         return Touched(said, frozenset(), now)
     tagged = _numbered(database, "trace_tags", "request_id", marks, now, inside)

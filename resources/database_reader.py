@@ -61,7 +61,7 @@ class DatabaseReader(TraceReader):
         self._still_known(self._database)
         settled = found.filter(pc.less(found.column("ended_ms"), settled_before_ms))
         listed = listing_of(settled.column("trace_id"), settled.column("request_ms"))
-        return Listing(listed, found.num_rows - settled.num_rows)
+        return Listing(listed, found.num_rows - settled.num_rows, settled.select(["trace_id", "ended_ms"]))
 
     def touched(self, since_ms: int, until_ms: int, marks: Marks) -> Touched:
         """See `TraceReader.touched`."""

@@ -18,19 +18,19 @@ from resources.tables import PARTITION
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-IN_PASSING = 128
+IN_PASSING = 64
 """Files of one day from which a writer rewrites them itself: reading them costs 0.1 ms each, rewriting 1 ms each."""
 
 _ATTEMPTS = 3  # Another writer may win each.
 _SPILL_BYTES = 512 * 1024**2  # Memory of sorting a day; beyond it delta-rs uses the disk.
 
 
-def compact_busy_days(target: "DeltaTable", days: Iterable[date]) -> int:
+def compact_busy_days(target: "DeltaTable", days: Iterable[date], *, at_least: int = IN_PASSING) -> int:
     """Rewrite those of `days` that have many files, as somebody who has just written to them; returns how many.
 
     `target` is at its newest version. Left for the next time when another writer wins.
     """
-    busy = [day for day in days if len(files_of_day(target, day)) >= IN_PASSING]
+    busy = [day for day in days if len(files_of_day(target, day)) >= at_least]
     return sum(rewritten(target, day) for day in busy)
 
 

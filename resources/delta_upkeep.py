@@ -107,9 +107,8 @@ def _configured(target: "DeltaTable", policy: Policy) -> "DeltaTable":
     if policy.vacuum_hours != 168 or "delta.deletedFileRetentionDuration" in held:  # 168 hours is Delta's default.
         wanted["delta.deletedFileRetentionDuration"] = f"interval {policy.vacuum_hours} hours"
     differing = {name: value for name, value in wanted.items() if held.get(name) != value}
-    if not differing:
-        return target
-    target.alter.set_table_properties(differing)
+    if differing:
+        retried(target.table_uri, lambda: _reopened(target).alter.set_table_properties(differing))
     return _reopened(target)
 
 
@@ -121,15 +120,23 @@ def _rewrite_days(target: "DeltaTable", table: str, policy: Policy, closed_befor
     left = [day for day in to_sort if not rewritten(target, day.day, by_id=True)]
     left += [day for day in to_compact if not rewritten(target, day.day)]
     if to_sort and not left:
-        target = _reopened(target)
-        closed = [day for day in active_days(target) if day.day and day.day < closed_before]
-        notes = {
-            SORTED_UNTIL: max(day.day.toordinal() for day in closed if day.day),
-            SORTED_AT: max(day.newest_ms for day in closed),
-        }
-        append_rows(target, arrow_schema(table).empty_table(), notes)
+        _note_sorted(target, table, closed_before)
     said = f"{table}: {_named(left)} not rewritten, others wrote there meanwhile; the next run does it." if left else ""
     return len(to_sort) + len(to_compact) - len(left), said
+
+
+def _note_sorted(target: "DeltaTable", table: str, closed_before: date) -> None:
+    """Note that every closed day is sorted as it is now."""
+
+    def attempt() -> None:
+        fresh = _reopened(target)
+        closed = [day for day in active_days(fresh) if day.day and day.day < closed_before]
+        if closed:
+            newest = max(day.day.toordinal() for day in closed if day.day)
+            notes = {SORTED_UNTIL: newest, SORTED_AT: max(day.newest_ms for day in closed)}
+            append_rows(fresh, arrow_schema(table).empty_table(), notes)
+
+    retried(target.table_uri, attempt)
 
 
 def _unsorted(target: "DeltaTable", days: list[DayFiles], closed_before: date) -> list[DayFiles]:

@@ -39,7 +39,11 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
             odd.add(nth)
     for nth, *said in zip(places, *(columns[name] for name in PROMOTED_FROM), strict=True):
         extra += ((nth, key, value) for key, value in promoted(dict(zip(PROMOTED_FROM, said, strict=True))).items())
-    names = [(nth, "mlflow.traceName", name) for nth, name in zip(places, columns["trace_name"], strict=True) if name is not None]
+    names = [
+        (nth, "mlflow.traceName", name)
+        for nth, name in zip(places, columns["trace_name"], strict=True)
+        if name is not None
+    ]
     metadata = _with(stored.metadata, extra)
     tags = _with(stored.tags, names)
     picked = {

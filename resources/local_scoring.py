@@ -29,10 +29,11 @@ from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
 from resources.publisher import Lag, Publisher, lag_of
 from resources.reading import open_reader
+from resources.score_claims import Claims, part_of
 from resources.score_crew import Crew, Said, Task, called_here, in_blocks
 from resources.score_run import Owed, Run, within
 from resources.score_table import ScoreTable
-from resources.score_units import Units, of_sessions, of_traces, only, sampled, window
+from resources.score_units import Owing, Units, of_sessions, of_traces, only, sampled, window
 from resources.scorer_call import Call
 from resources.scorer_registry import MlflowScorerRegistry
 from resources.scoring import NO_LIMITS, DayScores, ScoreLimits, Scoring
@@ -73,17 +74,22 @@ class LocalScoring(Scoring):
         active = [scorer for scorer in scorers if scorer.sample_rate > 0]
         units = self._units(agent, day, active, reader, settled_before_ms)
         run = Run(day, active, table, progress, agent.redactions)
-        owing = [sampled(units[scorer], table.scores(day), scorer) for scorer in active]
+        since = self._registry.registered_at_ms(agent)
+        scores = table.scores(day)
+        owing = [sampled(units[scorer], scores, scorer) for scorer in active]
         publisher = Publisher(
             self._platform, table, reader, {(s.registered_name, s.version): s for s in active}, agent.redactions
         )
         with closing(publisher):
             failed = self._score(agent, experiment, run, publisher, within(run, owing, units, limits))
             failed = failed or _published(publisher, day, agent.spec.archive.late_days, progress)
-            lag = lag_of(table, day)
+            lag = lag_of(table, day) if failed else Lag()
         if failed:
             progress(f"{day}: {failed}")
-        coverage = self._coverage(agent, run, units)
+        if run.written:
+            scores = table.scores(day)
+            owing = [sampled(units[scorer], scores, scorer) for scorer in active]
+        coverage = _coverage(agent, run, owing, since)
         traces = len({one.trace_id for scorer in owing for one in scorer})
         return DayScores(
             traces, run.written, coverage, run.calls, run.seconds, run.left, lag.pending, lag.minutes, failed
@@ -96,7 +102,7 @@ class LocalScoring(Scoring):
         start, end = window(day)
         all_of: dict[str, Units] = {}
         if any(scorer.level != "session" for scorer in active):
-            all_of["trace"] = of_traces(reader.list(start, end, settled_before_ms=settled_before_ms).traces)
+            all_of["trace"] = of_traces(reader.list(start, end, settled_before_ms=settled_before_ms))
         if any(scorer.level == "session" for scorer in active):
             all_of["session"] = of_sessions(reader, day, settled_before_ms, int(time.time() * 1000))
         matching = {
@@ -132,24 +138,34 @@ class LocalScoring(Scoring):
             mine = [replace(owed, calls=kept) for owed in tasks if (kept := owed.calls & group)]
             if not mine:
                 continue
-            run.begin(mine)
-            with closing(self._answers(experiment, calls, run, mine, threads)) as answers:
+            run.begin(mine, paid=bool(threads))
+            with closing(self._answers(agent, experiment, calls, run, mine, threads)) as answers:
                 for said in answers:
                     run.take(said)
                     if run.is_due():
                         run.land()
-                        if threads and not failed:
+                        if run.is_long() and not failed:
                             failed = _tried(partial(run.publish, publisher))
             run.end()
         return failed or _tried(partial(run.publish, publisher))
 
     def _answers(
-        self, experiment: str, calls: Sequence[Call], run: Run, mine: Sequence[Owed], threads: int
+        self, agent: Agent, experiment: str, calls: Sequence[Call], run: Run, mine: Sequence[Owed], threads: int
     ) -> Generator[Said | None]:
         names = [(scorer.registered_name, scorer.version) for scorer in run.scorers]
         tasks = [Task(owed.key, owed.members, tuple(sorted(owed.calls))) for owed in mine]
-        blocks = list(in_blocks(tasks, threads or BLOCK))
-        random.shuffle(blocks)  # Of several processes on one day each begins elsewhere.
+        if threads:
+            parts: dict[int, list[Task]] = {}
+            for task in tasks:
+                parts.setdefault(part_of(task.trace_ids[0]), []).append(task)
+            shares = list(parts.items())
+            random.shuffle(shares)  # Of several processes on one day each begins elsewhere.
+            claims = Claims(self._platform, agent.spec.table_prefix, run.day)
+            todo = run.claimed([(part, list(in_blocks(mine, threads))) for part, mine in shares], claims)
+        else:
+            blocks = list(in_blocks(tasks, BLOCK))
+            random.shuffle(blocks)
+            todo = run.still_owed(blocks)
 
         def read(trace_ids: Sequence[str]) -> Iterator[Any]:
             """In the child, on a connection of its own; what the parent has open is not its."""
@@ -163,28 +179,30 @@ class LocalScoring(Scoring):
 
         opened: dict[str, TraceReader] = {}
         if sys.platform != "linux":
-            return called_here(calls, names, read, run.still_owed(blocks, each=bool(threads)))
+            return called_here(calls, names, read, todo)
         size = 1 if threads or len(mine) < LARGE_DAY else 2
         run.crew = Crew(calls, names, read, size=size, threads=threads)
-        return run.crew.answers(run.still_owed(blocks, each=bool(threads)))
+        return run.crew.answers(todo)
 
-    def _coverage(self, agent: Agent, run: Run, units: Mapping[ScorerVersion, Units]) -> dict[str, dict[str, Any]]:
-        since = self._registry.registered_at_ms(agent)
-        now_ms, scores, found = int(time.time() * 1000), run.table.scores(run.day), {}
-        for index, scorer in enumerate(run.scorers):
-            answers = [
+
+def _coverage(
+    agent: Agent, run: Run, sampled: Sequence[Sequence[Owing]], since: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Coverage by registered name, of what is known now: also when MLflow went away meanwhile."""
+    now_ms, found = int(time.time() * 1000), {}
+    for index, (scorer, ones) in enumerate(zip(run.scorers, sampled, strict=True)):
+        found[scorer.registered_name] = tally(
+            scorer.version,
+            (
                 (one.ended_ms, *run.there.get((one.trace_id, index), (one.answered_ms, one.failed)))
-                for one in sampled(units[scorer], scores, scorer)
+                for one in ones
                 if one.trace_id not in run.gone
-            ]
-            found[scorer.registered_name] = tally(
-                scorer.version,
-                answers,
-                agent.spec.monitoring.coverage,
-                now_ms=now_ms,
-                since_ms=since.get(scorer.registered_name, 0),
-            )
-        return found
+            ),
+            agent.spec.monitoring.coverage,
+            now_ms=now_ms,
+            since_ms=since.get(scorer.registered_name, 0),
+        )
+    return found
 
 
 def _tried(publish: Any) -> str:

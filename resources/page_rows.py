@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from resources import stored_traces
 from resources.database_sql import SPANS_AT
 from resources.head_columns import assessment_columns, trace_columns
-from resources.public_reader import PublicReader, unreadable
+from resources.public_reader import PublicReader
 from resources.redaction import Redaction, Text
-from resources.row_batches import batch_of
+from resources.row_batches import UNREADABLE, batch_of, rows_or_why, unreadable
 from resources.span_columns import SpanColumns
 from resources.stored_traces import Stored
 from resources.tables import arrow_schema, arrow_table
 from resources.trace_reader import Batch, Quarantined
-from resources.trace_rows import assessment_row, day_of, rows_of, span_row
+from resources.trace_rows import assessment_row, day_of, span_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,9 @@ class PageRows:
         if held is not None:
             held = _whole("spans", made.of(held), heads, held, self._odd_spans)
         traces = _answered(heads, self._stored.heads, held)
-        apart = self.rows(sorted(alone - set(self._lost)), ())
+        for nth in alone:  # Whose stored spans say nothing.
+            self._lost.pop(nth, None)
+        apart = self.rows(sorted(alone), ())
         gone = pa.array(sorted(alone | set(self._lost)), pa.int64())
         return Batch(
             traces=_joined("traces", traces, gone, apart.traces),
@@ -79,10 +81,11 @@ class PageRows:
                     found = self._public.parts(self._stored.ids[nth])
                 elif failed is not None:
                     found = unreadable(failed)
-                if isinstance(found, str):
-                    lost[nth] = found
-                elif found is not None:
-                    rows.append(rows_of(*found, text))
+                made = rows_or_why(*found, text) if isinstance(found, tuple) else found
+                if isinstance(made, str):
+                    lost[nth] = made
+                elif made is not None:
+                    rows.append(made)
         return batch_of(rows, with_spans=self._stored.spans is not None, quarantined=self._quarantined(lost))
 
     def _quarantined(self, lost: dict[int, str]) -> tuple[Quarantined, ...]:
@@ -102,7 +105,7 @@ class PageRows:
                     raise entities
                 trace_id, day = self._stored.ids[nth], day_of(self._starts[nth])
                 made = [row for one in entities if (row := row_of(trace_id, day, one, self._text))]
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            except UNREADABLE as error:
                 self._lost[nth] = unreadable(error)
                 continue
             places += [nth] * len(made)
@@ -177,9 +180,11 @@ def _joined(table: str, made: "Table", gone: "pa.Array", apart: "Table") -> "Tab
 
     kept = made.filter(pc.invert(pc.is_in(made.column("nth"), gone))) if len(gone) else made
     schema = arrow_schema(table)
-    return pa.concat_tables([kept.select(schema.names).cast(schema), apart]) if apart.num_rows else kept.select(
-        schema.names
-    ).cast(schema)
+    return (
+        pa.concat_tables([kept.select(schema.names).cast(schema), apart])
+        if apart.num_rows
+        else kept.select(schema.names).cast(schema)
+    )
 
 
 def _listed(found: Any) -> list[Any]:

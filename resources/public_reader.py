@@ -22,7 +22,7 @@ from resources.explain import explain, explained
 from resources.mlflow_store import open_client
 from resources.platform import Platform
 from resources.redaction import Redaction, Text
-from resources.row_batches import batch_of, listing_of
+from resources.row_batches import UNREADABLE, batch_of, listing_of, rows_or_why, unreadable
 from resources.store_state import store_state
 from resources.trace_reader import PRODUCTION, Batch, Listing, Marks, Quarantined, Touched, TraceReader
 from resources.trace_rows import rows_of
@@ -81,15 +81,20 @@ class PublicReader(TraceReader):
 
     def list(self, since_ms: int, until_ms: int, *, settled_before_ms: int) -> Listing:
         """See `TraceReader.list`; one search a page of 500."""
-        ids, starts, unsettled = [], [], 0
+        import pyarrow as pa
+
+        ids, starts, ends, unsettled = [], [], [], 0
         with explained(self._platform.tracking_uri):
             for info in self._infos(since_ms, until_ms):
-                if info.request_time + (info.execution_duration or 0) < settled_before_ms:
+                ended_ms = info.request_time + (info.execution_duration or 0)
+                if ended_ms < settled_before_ms:
                     ids.append(info.trace_id)
                     starts.append(info.request_time)
+                    ends.append(ended_ms)
                 else:
                     unsettled += 1
-        return Listing(listing_of(ids, starts), unsettled)
+        ended = pa.table({"trace_id": pa.array(ids, pa.string()), "ended_ms": pa.array(ends, pa.int64())})
+        return Listing(listing_of(ids, starts), unsettled, ended)
 
     def _infos(self, since_ms: int, until_ms: int) -> Iterator[Any]:
         """Infos of finished production traces, each once, oldest first."""
@@ -144,10 +149,11 @@ class PublicReader(TraceReader):
             for page in self._pages(ids):
                 rows, lost = [], []
                 for trace_id, found in page:
-                    if isinstance(found, str):
-                        lost.append(Quarantined(trace_id, starts[done], found))
-                    elif found is not None:
-                        rows.append(rows_of(*found, text))
+                    made = rows_or_why(*found, text) if isinstance(found, tuple) else found
+                    if isinstance(made, str):
+                        lost.append(Quarantined(trace_id, starts[done], made))
+                    elif made is not None:
+                        rows.append(made)
                     done += 1
                 yield batch_of(rows, quarantined=tuple(lost))
 
@@ -184,7 +190,7 @@ class PublicReader(TraceReader):
                 return [(ids[0], self._alone(ids[0]))]
             half = len(ids) // 2
             return self._read(ids[:half]) + self._read(ids[half:])
-        return [(one, found[one] if one in found else self._alone(one)) for one in ids]
+        return [(one, _complete(found[one]) if one in found else self._alone(one)) for one in ids]
 
     def _fetch(self, ids: Sequence[str]) -> dict[str, Found]:
         """Info and spans of those traces that are whole."""
@@ -199,8 +205,8 @@ class PublicReader(TraceReader):
         if trace is None or isinstance(trace, str):
             return trace
         try:
-            return _parts(trace)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _complete(_parts(trace))
+        except UNREADABLE as error:
             return unreadable(error)
 
     def parts(self, trace_id: str) -> Found:
@@ -263,16 +269,17 @@ def _parts(trace: Any) -> tuple[Any, list[Any]]:
     return trace.info, [span.to_dict() for span in trace.data.spans or ()]
 
 
+def _complete(found: Found) -> Found:
+    """What was found; a sentence when spans were archived, since MLflow takes a lost file for one without any."""
+    if isinstance(found, tuple) and not found[1] and found[0].tags.get(_SPANS_AT) == "ARCHIVE_REPO":
+        return "its spans were moved out of the database, and MLflow finds none there"
+    return found
+
+
 def _without_spans(info: Any) -> Any:
     from mlflow.entities import Trace, TraceData
 
     return Trace(info, TraceData(spans=[]))
-
-
-def unreadable(error: BaseException) -> str:
-    """Why a trace is quarantined, in one sentence."""
-    said = " ".join(str(error).split())[:200].rstrip(". ")
-    return f"its spans cannot be read ({type(error).__name__}: {said})"
 
 
 _bulk_lock, _bulks = threading.Lock(), 0

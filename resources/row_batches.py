@@ -1,19 +1,37 @@
 """Rows and listings as Arrow tables of a reader.
 
-Lives here: what both readers hand to the archive.
+Lives here: what both readers hand to the archive, and why a trace is not among it.
 Add here: nothing but a further shape a reader answers in.
 Not here: columns and types (`tables.py`), which field becomes which column (`trace_rows.py`).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from resources.redaction import Text
 from resources.tables import arrow_table
 from resources.trace_reader import Batch, Quarantined
-from resources.trace_rows import TraceRows
+from resources.trace_rows import TraceRows, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What is raised while a trace is read that is not what MLflow writes."""
+
+
+def unreadable(error: BaseException) -> str:
+    """Why a trace is quarantined, in one sentence."""
+    said = " ".join(str(error).split())[:200].rstrip(". ")
+    return f"its spans or assessments cannot be read ({type(error).__name__}: {said})"
+
+
+def rows_or_why(info: Any, spans: Sequence[Any], text: Text) -> TraceRows | str:
+    """The rows of a trace, or why there are none, in one sentence."""
+    try:
+        return rows_of(info, spans, text)
+    except UNREADABLE as error:
+        return unreadable(error)
 
 
 def listing_of(ids: Sequence[str], starts_ms: Sequence[int]) -> "pa.Table":

@@ -10,8 +10,10 @@ them; that a changed row is taken for the same happens once in 10**19.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from resources.arrow_compute import compute
 from resources.tables import KEYS, arrow_schema
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def gone(source: "pa.Table", held: "pa.Table", trace_ids: Any, published: "pa.Ta
 
 def without_held(source: "pa.Table", held: "pa.Table", table: str) -> "pa.Table":
     """The rows of `source` whose key is not in `held`."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     known = [_joined(rows, table) for rows in (source, held)]
     return source.filter(pc.invert(pc.is_in(known[0], value_set=known[1])))
@@ -117,7 +119,7 @@ def _digest(names: Sequence[str], of: str = "") -> str:
 
 
 def _joined(rows: "pa.Table", table: str) -> Any:
-    import pyarrow.compute as pc
+    pc = compute()
 
     return pc.binary_join_element_wise(*(rows.column(key) for key in KEYS[table]), "\0")
 
@@ -131,11 +133,18 @@ def _typed(rows: Any, table: str) -> "pa.RecordBatchReader":
 
 
 def _compare(**tables: Any) -> Any:
-    """A DuckDB connection that knows these Arrow tables, and nothing of the disk."""
+    """A DuckDB connection that knows these Arrow tables, and nothing of the disk. To be closed."""
+    con = _database().cursor()
+    for name, table in tables.items():
+        con.register(name, table)
+    return con
+
+
+@cache
+def _database() -> Any:
+    """One database in memory a process, without tables: making one takes longer than comparing a hundred rows."""
     import duckdb
 
     con = duckdb.connect(":memory:", config={"threads": 2, "enable_external_access": False})
-    con.execute("SET TimeZone = 'UTC'")
-    for name, table in tables.items():
-        con.register(name, table)
+    con.execute("SET GLOBAL TimeZone = 'UTC'")
     return con

@@ -7,7 +7,7 @@ Not here: the order of things (`local_scoring.py`), what is owed at all (`score_
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from lifecycle_assets.records import ScorerVersion
 from resources.publisher import Publisher
 from resources.redaction import Redaction
+from resources.score_claims import Claims
 from resources.score_crew import Crew, Said, Task
 from resources.score_rows import Scored, rows_of
 from resources.score_table import ScoreTable
@@ -22,8 +23,11 @@ from resources.score_units import Owing, Units
 from resources.scoring import ScoreLimits
 from resources.worker import Progress
 
-COMMIT_PAIRS, COMMIT_SECONDS = 4_500, 2.0
-"""Answers that land in one commit, and how long the first of them waits for it."""
+COMMIT_PAIRS, COMMIT_SECONDS, PAID_SECONDS = 4_500, 2.0, 1.0
+"""Answers that land in one commit, and how long the first of them waits for it; what was paid for waits less."""
+
+PUBLISH_SECONDS = 15.0
+"""Seconds between two times answers that come slowly are brought to MLflow."""
 
 REPORT_SECONDS = 3.0
 """Seconds between two lines of progress."""
@@ -49,6 +53,7 @@ class Run:
     progress: Progress
     redact: Redaction = ()
     crew: Crew | None = None
+    claims: Claims | None = None
     written: int = 0
     calls: int = 0
     seconds: float = 0.0
@@ -63,11 +68,14 @@ class Run:
     _told: float = 0.0
     _waiting: list[Scored] = field(default_factory=list)
     _since: float = 0.0
+    _patience: float = COMMIT_SECONDS
+    _published: float = 0.0
     _landed: list[Any] = field(default_factory=list)
     _sessions: dict[str, str] = field(default_factory=dict)
 
-    def begin(self, owed: Sequence[Owed]) -> None:
+    def begin(self, owed: Sequence[Owed], *, paid: bool) -> None:
         """Work on these from here on."""
+        self._patience = PAID_SECONDS if paid else COMMIT_SECONDS
         self._owed = [Owed(-1, (), frozenset(), {})] * (1 + max(one.key for one in owed))
         for one in owed:
             self._owed[one.key] = one
@@ -76,12 +84,27 @@ class Run:
         self._todo, self._done, self._errors = sum(len(one.calls) for one in owed), 0, 0
         self._begun = self._told = time.monotonic()
 
-    def still_owed(self, blocks: Sequence[list[Task]], *, each: bool) -> Iterator[list[Task]]:
-        """The blocks without what another process has landed meanwhile; looked at before `each`, or every second."""
+    def claimed(self, parts: Sequence[tuple[int, list[list[Task]]]], claims: Claims) -> Iterator[list[Task]]:
+        """The blocks of the parts nobody else works on; those of others are looked at once more at the end."""
+        self.claims, others = claims, []
+        for part, blocks in parts:
+            if not (yield from self._of_part(part, blocks, claims)):
+                others.append((part, blocks))
+        for part, blocks in others:
+            yield from self._of_part(part, blocks, claims)
+
+    def _of_part(self, part: int, blocks: list[list[Task]], claims: Claims) -> Generator[list[Task], None, bool]:
+        if claims.claim(part):
+            yield from self.still_owed(blocks, seconds=0)
+            return True
+        return False
+
+    def still_owed(self, blocks: Sequence[list[Task]], *, seconds: float = 1) -> Iterator[list[Task]]:
+        """The blocks without what another process has landed meanwhile; looked at every so many seconds."""
         done: set[tuple[str, str, str]] = set()
-        looked = time.monotonic()
+        looked = time.monotonic() if seconds else 0.0
         for block in blocks:
-            if each or time.monotonic() - looked > 1:
+            if time.monotonic() - looked > seconds:
                 looked = time.monotonic()
                 if self.table.is_news(self.day):
                     scores = self.table.scores(self.day)
@@ -135,7 +158,7 @@ class Run:
     def is_due(self) -> bool:
         """Whether answers have waited long enough for a commit."""
         return bool(self._waiting) and (
-            len(self._waiting) >= COMMIT_PAIRS or time.monotonic() - self._since > COMMIT_SECONDS
+            len(self._waiting) >= COMMIT_PAIRS or time.monotonic() - self._since > self._patience
         )
 
     def land(self) -> None:
@@ -147,9 +170,15 @@ class Run:
             if landed.num_rows:
                 self._landed.append(landed)
 
+    def is_long(self) -> bool:
+        """Whether it is a while since answers were brought to MLflow."""
+        return time.monotonic() - max(self._published, self._begun) > PUBLISH_SECONDS
+
     def end(self) -> None:
-        """All answers are in: commit the rest, and say what was not answered."""
+        """All answers are in: commit the rest, let go of what was claimed, and say what was not answered."""
         self.land()
+        if self.claims is not None:
+            self.claims.release()
         self.seconds += time.monotonic() - self._begun
         for call in self.crew.broken if self.crew else ():
             self.progress(
@@ -162,6 +191,7 @@ class Run:
         """Bring to MLflow what this run has landed."""
         import pyarrow as pa
 
+        self._published = time.monotonic()
         if self._landed:
             rows, self._landed = pa.concat_tables(self._landed), []
             publisher.publish(self.day, rows, self._sessions, self.progress)

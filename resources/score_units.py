@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lifecycle_assets.records import ScorerVersion
 from resources.sampling import hash_bound
 from resources.score_table import select
-from resources.trace_reader import TraceReader
+from resources.trace_reader import Listing, TraceReader
 from resources.trace_scores import OWED_AGAIN_SQL
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ def window(day: date) -> tuple[int, int]:
     return start, start + DAY_MS
 
 
-def of_traces(listing: "pa.Table") -> Units:
+def of_traces(listing: Listing) -> Units:
     """Every listed trace by itself."""
-    ended = "ended_ms" if "ended_ms" in listing.column_names else "request_ms"
-    units = f"SELECT trace_id, trace_id AS unit, {ended} AS ended_ms, 0 AS size FROM listing"  # noqa: S608 a column
-    return Units(select(units, listing=listing), {})
+    units = "SELECT trace_id, trace_id AS unit, ended_ms, 0 AS size FROM ends"
+    return Units(select(units, ends=listing.ends), {})
 
 
 def of_sessions(reader: TraceReader, day: date, settled_before_ms: int, now_ms: int) -> Units:
@@ -115,18 +114,15 @@ def of_sessions(reader: TraceReader, day: date, settled_before_ms: int, now_ms: 
 def _with_sessions(reader: TraceReader, since_ms: int, until_ms: int) -> "pa.Table":
     import pyarrow as pa
 
-    listing = reader.list(since_ms, until_ms, settled_before_ms=2**53).traces
-    if "session_id" in listing.column_names and "ended_ms" in listing.column_names:
-        return listing
-    wanted = ["trace_id", "session_id", "request_time", "execution_ms"]
-    heads = [one.traces.select(wanted) for one in reader.heads(listing)]
-    if not heads:
-        empty = pa.array([], pa.string())
-        heads = [pa.table({"trace_id": empty, "session_id": empty, "request_time": [], "execution_ms": []})]
+    listing = reader.list(since_ms, until_ms, settled_before_ms=2**53)
+    empty = pa.array([], pa.string())
+    heads = [one.traces.select(["trace_id", "session_id"]) for one in reader.heads(listing.traces)]
+    heads = heads or [pa.table({"trace_id": empty, "session_id": empty})]
     return select(
-        "SELECT trace_id, session_id, request_ms, request_ms + coalesce(execution_ms, 0) AS ended_ms FROM listing "
+        "SELECT trace_id, session_id, request_ms, ended_ms FROM listing JOIN ends USING (trace_id) "
         "JOIN heads USING (trace_id)",
-        listing=listing,
+        listing=listing.traces,
+        ends=listing.ends,
         heads=pa.concat_tables(heads),
     )
 

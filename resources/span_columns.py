@@ -7,7 +7,8 @@ Not here: the rows of single spans (`trace_rows.py`), reading (`database_sql.py`
 The query answers as `trace_rows.span_row` does, or marks the span as odd: an attribute that is null or no JSON, a key
 that needs an escape, a kind that MLflow derives from others. DuckDB also takes for JSON what a strict reader does not
 (NaN, a comma too many): NaN and Infinity as Python writes them are found anywhere, other spellings in texts of up to
-100 bytes, since no writer of JSON is known to make them.
+100 bytes, since no writer of JSON is known to make them. So are runs of 16 brackets, which Python may not nest, and a
+number of more than 308 digits.
 """
 
 import json
@@ -57,7 +58,14 @@ class SpanColumns:
         return new[: _MOST_KEYS - len(self._keys)]
 
     def _made(self, spans: "pa.Table") -> "pa.Table":
-        return self._run(_query(tuple(self._keys)), spans)
+        import duckdb
+
+        try:
+            return self._run(_query(tuple(self._keys)), spans)
+        except duckdb.Error:
+            # One content that is no JSON fails the query for all: what is none counts as nothing, which is odd.
+            read = "SELECT * REPLACE (CASE WHEN json_valid(content) THEN content END AS content) FROM spans"
+            return self._run(_query(tuple(self._keys)), self._run(read, spans))
 
     def _run(self, query: str, spans: "pa.Table", *, rows: bool = False) -> Any:
         self.connection.register("spans", spans)
@@ -84,6 +92,10 @@ def _query(keys: tuple[str, ...]) -> str:
         f"THEN regexp_matches({one}, '{_LENIENT}') ELSE false END"
         for one in [inputs, outputs, *(f"x[{at[name]}]" for name in keys if not name.startswith("mlflow."))]
     )
+    huge = " OR ".join(
+        f"CASE WHEN strlen({one}) > 308 THEN regexp_full_match({one}[:309], '[-0-9]+') ELSE false END"
+        for one in (inputs, outputs)
+    )
     message = "CASE WHEN x[2] <> '' THEN '\"status.description\": ' || to_json(x[2])::VARCHAR END"
     events = "CASE WHEN x[3] <> '[]' THEN '\"events\": ' || x[3] END"
     there = " + ".join(f"(x[{place}] IS NOT NULL)::INTEGER" for place in at.values())
@@ -91,7 +103,8 @@ def _query(keys: tuple[str, ...]) -> str:
         WITH parsed AS (
             SELECT nth, span_id, parent_span_id, status, start_ns, end_ns, json_extract_string(content, {listed}) AS x,
                 json_keys(content, '$.attributes') AS k,
-                contains(content, 'NaN') OR contains(content, 'Infinity') AS endless
+                contains(content, 'NaN') OR contains(content, 'Infinity') OR contains(content, '{"[" * 16}')
+                    OR contains(content, '{"}" * 16}') AS endless
             FROM spans
         ), told AS (
             SELECT *, {inputs} AS inputs, {outputs} AS outputs, {kind} AS kind,
@@ -103,11 +116,12 @@ def _query(keys: tuple[str, ...]) -> str:
             make_timestamptz(start_ns // 1000) AS start_time, make_timestamptz(end_ns // 1000) AS end_time, status,
             inputs, outputs, '{{' || concat_ws(', ', {members}, {message}, {events}) || '}}' AS attributes, start_ns,
             missing,
-            NOT coalesce(NOT endless AND NOT missing AND x[1] IS NOT NULL 
+            NOT coalesce(NOT endless AND NOT missing AND x[1] IS NOT NULL
                 AND (coalesce(x[2], '') = '' OR regexp_full_match(x[2], '{_SAID}'))
                 AND (coalesce(x[3], '[]') = '[]' OR NOT regexp_matches(x[3], '{_UNLIKE}')) AND strlen(x[4]) = 12
                 AND regexp_full_match(coalesce(kind, '"UNKNOWN"'), '"[A-Za-z_ ]+"')
                 AND (coalesce(kind, '"UNKNOWN"') <> '"UNKNOWN"' OR NOT ({foreign or "false"}))
                 AND status IN ('OK', 'ERROR', 'UNSET') AND regexp_full_match(span_id, '[0-9a-f]{{16}}')
-                AND start_ns > 0 AND coalesce(end_ns, 1) > 0 AND {valid} AND NOT ({lenient}), false) AS odd
+                AND start_ns > 0 AND coalesce(end_ns, 1) > 0 AND {valid} AND NOT ({lenient})
+                AND NOT coalesce({huge}, false), false) AS odd
         FROM told"""

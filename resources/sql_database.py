@@ -14,6 +14,7 @@ of rows. So the columns that views read, which are no payloads, are read once in
 views read that copy and the files beyond it. Queries over the tables themselves read the files.
 """
 
+import atexit
 import os
 import re
 import threading
@@ -43,6 +44,9 @@ PAYLOADS: dict[str, frozenset[str]] = {
 
 READS = {view: frozenset(table for table in TABLES if re.search(rf"\b{table}\b", sql)) for view, sql in VIEWS.items()}
 """View to the tables it reads."""
+
+VIEWED = frozenset().union(*READS.values())
+"""The tables that views read."""
 
 HELD_ROWS = 200_000
 """Rows of one table that are held in memory at most: some 40 MB of traces. Of a larger one, those in small files."""
@@ -86,7 +90,9 @@ class Database:
             # Traces first: what they refer to was written before them.
             newer = [table for table in TABLES if table in named and self._held[table].look()]
             if self._con is None or newer or not named <= self._defined:
-                self._build(named | self._defined)
+                # Who asks one view asks the others too, and building again means reading again.
+                together = VIEWED if named & VIEWED else frozenset()
+                self._build(named | together | self._defined)
             assert self._con is not None  # It was built.
             self._make_views(sql)
             cursor = self._con.cursor()
@@ -221,6 +227,7 @@ def _named(target: "DeltaTable") -> tuple[Any, int]:
 
 _databases: "OrderedDict[tuple[Any, ...], Database]" = OrderedDict()
 _opening = threading.Lock()
+atexit.register(_databases.clear)  # DuckDB complains on stderr of connections that outlive the interpreter.
 
 
 def open_database(platform: Platform, prefix: str, costs: Mapping[str, float]) -> Database:

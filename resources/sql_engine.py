@@ -12,18 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifecycle_assets.refused import Refused
 from resources.delta_table import storage
 from resources.platform import Platform
-from resources.sql_database import open_database
+from resources.sql_database import Database, open_database
 from resources.sql_guard import refuse_unless_query, wrong_sql
 from resources.tables import TABLES
-
-if TYPE_CHECKING:
-    import duckdb
-
 
 _SELECTING = re.compile(r"\s*(?:select|from|with)\b", re.IGNORECASE)
 
@@ -87,37 +83,38 @@ class DuckDbEngine(SqlEngine):
         import duckdb
 
         database = open_database(self._platform, prefix, costs or {})
-        while True:
-            try:
-                with storage(self._platform.warehouse), database.cursor(sql) as cursor:
-                    refuse_unless_query(cursor, sql)
-                    return self._asked(cursor, sql, params, limit)
-            except duckdb.InterruptException:
-                raise Refused(
-                    f"The query took longer than {self._timeout:g} s; narrow it, such as by trace_date."
-                ) from None
-            except duckdb.Error as error:
-                # A file from before the table had its newest columns.
-                if "schema mismatch" in str(error) and database.read_each_schema():
-                    continue
-                raise wrong_sql(error, sql) from None
-
-    def _asked(self, cursor: "duckdb.DuckDBPyConnection", sql: str, params: Sequence[Any], limit: int) -> SqlResult:
-        timer = threading.Timer(self._timeout, cursor.interrupt)
-        timer.daemon = True
-        timer.start()
         try:
-            if not params and _SELECTING.match(sql):
-                quick = _without_zones(cursor.sql(sql), limit)
+            with storage(self._platform.warehouse):
+                try:
+                    return self._answered(database, sql, params, limit)
+                except duckdb.InvalidInputException as error:
+                    # A file from before its table had the newest columns.
+                    if "schema mismatch" not in str(error) or not database.read_each_schema():
+                        raise
+                    return self._answered(database, sql, params, limit)
+        except duckdb.InterruptException:
+            raise Refused(
+                f"The query took longer than {self._timeout:g} s; narrow it, such as by trace_date."
+            ) from None
+        except duckdb.Error as error:
+            raise wrong_sql(error, sql) from None
+
+    def _answered(self, database: Database, sql: str, params: Sequence[Any], limit: int) -> SqlResult:
+        with database.cursor(sql) as cursor:
+            refuse_unless_query(cursor, sql)
+            timer = threading.Timer(self._timeout, cursor.interrupt)
+            timer.daemon = True
+            timer.start()
+            try:
+                quick = None if params or not _SELECTING.match(sql) else _without_zones(cursor.sql(sql), limit)
                 if quick:
                     return quick
-            cursor.execute(sql, list(params))
-            names = tuple(str(column[0]) for column in cursor.description)
-            zoned = [i for i, column in enumerate(cursor.description) if "TIME ZONE" in str(column[1])]
-            rows = cursor.fetchmany(limit + 1)
-        finally:
-            timer.cancel()
-        return _result(names, rows, zoned, limit)
+                cursor.execute(sql, list(params))
+                names = tuple(str(column[0]) for column in cursor.description)
+                zoned = [i for i, column in enumerate(cursor.description) if "TIME ZONE" in str(column[1])]
+                return _result(names, cursor.fetchmany(limit + 1), zoned, limit)
+            finally:
+                timer.cancel()
 
     def tables(self, prefix: str) -> dict[str, int]:
         """See `SqlEngine.tables`. Counts come from the files' footers."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from resources.database_sql import ASSESSMENT, COST, USAGE
 from resources.redaction import loads
+from resources.row_batches import UNREADABLE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,20 +74,24 @@ def infos(stored: Stored, experiment_id: str) -> dict[int, Any]:
             tags[nth]["mlflow.traceName"] = head["trace_name"]
         try:
             said = said_of.get(nth, [])
-            found[nth] = said if isinstance(said, Exception) else TraceInfo(
-                trace_id=head["trace_id"],
-                trace_location=TraceLocation.from_experiment_id(experiment_id),
-                request_time=head["request_ms"],
-                execution_duration=head["execution_ms"],
-                state=TraceState(head["state"]),
-                tags=tags[nth],
-                trace_metadata={**metadata[nth], **promoted(head)},
-                client_request_id=head["client_request_id"],
-                request_preview=head["request_preview"],
-                response_preview=head["response_preview"],
-                assessments=said,
+            found[nth] = (
+                said
+                if isinstance(said, Exception)
+                else TraceInfo(
+                    trace_id=head["trace_id"],
+                    trace_location=TraceLocation.from_experiment_id(experiment_id),
+                    request_time=head["request_ms"],
+                    execution_duration=head["execution_ms"],
+                    state=TraceState(head["state"]),
+                    tags=tags[nth],
+                    trace_metadata={**metadata[nth], **promoted(head)},
+                    client_request_id=head["client_request_id"],
+                    request_preview=head["request_preview"],
+                    response_preview=head["response_preview"],
+                    assessments=said,
+                )
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except UNREADABLE as error:
             found[nth] = error
     return found
 
@@ -122,7 +127,7 @@ def _of_spans(table: "pa.Table", made: Callable[[str], Any]) -> dict[int, Any]:
             continue
         try:
             found[nth].append(made(span["content"]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             found[nth] = error
     return found
 
@@ -147,6 +152,6 @@ def assessments(table: "pa.Table") -> dict[int, Any]:
             values = {name: row[name] for _, name, _ in ASSESSMENT}
             values["valid"] = None if row["valid"] is None else bool(row["valid"])
             found[nth].append(SqlAssessments(**values).to_mlflow_entity())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             found[nth] = error
     return found

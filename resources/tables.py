@@ -104,6 +104,15 @@ TABLES: dict[str, dict[str, str]] = {
         "reason": "VARCHAR",
         "at": "TIMESTAMPTZ",
     },
+    "scorer_days": {
+        "trace_date": "DATE",
+        "name": "VARCHAR",
+        "scorer_version": "VARCHAR",
+        "sampled": "BIGINT",
+        "waiting": "BIGINT",
+        "on_time": "BIGINT",
+        "due": "BIGINT",
+    },
 }
 """Table to its columns, in order, with DuckDB's name of their type. Times are UTC with microseconds."""
 
@@ -114,6 +123,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "quality_metrics": ("model_id", "version", "metric"),
     "publications": ("trace_id", "assessment_id"),
     "quarantine": ("trace_id",),
+    "scorer_days": ("name", "scorer_version"),
 }
 """What a table holds once, within a day."""
 
@@ -125,6 +135,7 @@ STATISTICS: dict[str, tuple[str, ...]] = {
     "quality_metrics": ("metric",),
     "publications": ("trace_id",),
     "quarantine": ("trace_id",),
+    "scorer_days": ("name",),
 }
 """Columns of which Delta's log keeps the least and greatest value: not payloads, which would swell the log."""
 

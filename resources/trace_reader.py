@@ -27,11 +27,13 @@ PRODUCTION = f"{FINISHED} AND metadata.mlflow.sourceRun IS NULL"
 class Listing:
     """Production traces that had ended, oldest first, ties by id; `unsettled` counts those that had not.
 
-    Columns: `trace_id` (string) and `request_ms` (int64, the start, epoch milliseconds).
+    Columns: `trace_id` (string) and `request_ms` (int64, the start, epoch milliseconds). `ends` are the ends of the
+    same traces, in no order: `trace_id` and `ended_ms` (int64).
     """
 
     traces: "pa.Table"
     unsettled: int
+    ends: "pa.Table"
 
     @property
     def ids(self) -> list[str]:

@@ -103,6 +103,7 @@ def feedback_of(row: Mapping[str, Any], *, digest: str = "", session: str = "") 
         source=_source(row["source_type"], row["source_id"]),
         trace_id=row["trace_id"],
         metadata=metadata,
+        rationale=row["rationale"],
         create_time_ms=_milliseconds(row["created_at"]),
         last_update_time_ms=_milliseconds(row["updated_at"]),
     )

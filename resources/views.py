@@ -6,8 +6,11 @@ Add here: a view. Not here: tables (`tables.py`), querying (`sql_engine.py`).
 A view reads tables by their unprefixed names, in SQL that DuckDB and, through `resources/databricks/sql/dialect.py`,
 Databricks answer alike. It has no WITH: the user's query around it may use any name. `judge_cost` also reads
 `scorer_costs(name, cost_per_call)`, which the engine fills with what it was given: a scorer nobody stated a price for
-costs 0.
+costs 0. What a scorer sampled, which depends on its rate and filter, is known to who scored the day: `scorer_coverage`
+has it from the table `scorer_days`, null for versions that are not the day's last.
 """
+
+from resources.trace_scores import OWED_AGAIN_SQL
 
 VIEWS: dict[str, str] = {
     "quality_by_version": """
@@ -49,20 +52,29 @@ VIEWS: dict[str, str] = {
             FROM assessments WHERE valid AND kind = 'feedback' AND source_type = 'HUMAN' AND error IS NULL
         ) s JOIN traces t USING (trace_id, trace_date)
         GROUP BY s.trace_date, t.model_id, s.name ORDER BY s.trace_date, t.model_id, s.name""",
-    "scorer_coverage": """
-        SELECT s.trace_date, s.name, s.scorer_version, d.traces,
-            count(*) FILTER (WHERE s.scored) AS scored, count(*) FILTER (WHERE NOT s.scored) AS errored,
-            count(*) FILTER (WHERE s.not_applicable) AS not_applicable,
-            count(*) FILTER (WHERE s.scored) / max(d.traces) AS coverage
+    "scorer_coverage": f"""
+        SELECT c.trace_date, c.name, c.scorer_version, d.traces, c.scored, c.errored, c.not_applicable,
+            c.scored / d.traces AS coverage, c.sampled, c.waiting, c.on_time
         FROM (
-            SELECT trace_date, name, scorer_version, trace_id,
-                bool_or(error IS NULL) AS scored, bool_or(value_text = 'not applicable') AS not_applicable
-            FROM assessments
-            WHERE valid AND kind = 'feedback' AND source_type <> 'HUMAN' AND scorer_version IS NOT NULL
-            GROUP BY trace_date, name, scorer_version, trace_id
-        ) s JOIN (SELECT trace_date, count(*) AS traces FROM traces GROUP BY trace_date) d USING (trace_date)
-        GROUP BY s.trace_date, s.name, s.scorer_version, d.traces
-        ORDER BY s.trace_date, s.name, s.scorer_version""",
+            SELECT trace_date, name, scorer_version, coalesce(s.scored, 0) AS scored, coalesce(s.errored, 0) AS errored,
+                coalesce(s.not_applicable, 0) AS not_applicable, m.sampled, m.waiting, m.on_time
+            FROM (
+                SELECT trace_date, name, scorer_version, count(*) FILTER (WHERE scored) AS scored,
+                    count(*) FILTER (WHERE NOT scored AND NOT again) AS errored,
+                    count(*) FILTER (WHERE not_applicable) AS not_applicable
+                FROM (
+                    SELECT trace_date, name, scorer_version, trace_id, bool_or(error IS NULL) AS scored,
+                        bool_and(coalesce({OWED_AGAIN_SQL}, false)) AS again,
+                        bool_or(value_text = 'not applicable') AS not_applicable
+                    FROM assessments
+                    WHERE valid AND kind = 'feedback' AND source_type <> 'HUMAN' AND scorer_version IS NOT NULL
+                    GROUP BY trace_date, name, scorer_version, trace_id
+                ) each_trace GROUP BY trace_date, name, scorer_version
+            ) s FULL JOIN (
+                SELECT trace_date, name, scorer_version, sampled, waiting, on_time FROM scorer_days
+            ) m USING (trace_date, name, scorer_version)
+        ) c JOIN (SELECT trace_date, count(*) AS traces FROM traces GROUP BY trace_date) d USING (trace_date)
+        ORDER BY c.trace_date, c.name, c.scorer_version""",  # noqa: S608 a condition of ours
     "sessions": """
         SELECT session_id, max(nullif(user_id, '')) AS user_id, count(*) AS traces,
             min(request_time) AS started_at, max(request_time) AS last_at,

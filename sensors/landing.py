@@ -21,7 +21,6 @@ ASKED = ("eval_dataset", "eval_results")
 
 RESTS_ON = ("eval_dataset", "logged_model")
 
-
 AS_EVALUATED = "The evaluation dataset is the one that was last recorded."
 
 

@@ -83,7 +83,7 @@ def _decision(
 ) -> "Decision":
     """Count what is owed, look up what was asked for, and decide."""
     from lifecycle_assets.monitoring import backfill_history as history
-    from lifecycle_assets.monitoring.backfill_plan import as_asked
+    from lifecycle_assets.monitoring.backfill_plan import as_asked, without_answered
     from lifecycle_assets.records import ScorersRecord
     from sensors.backfill_decision import Decision, decide
 
@@ -92,11 +92,12 @@ def _decision(
         return Decision((), f"No scorer is registered: run {agent.name}_monitor first.")
     scorers, by_hash = as_asked(declared, registered.versions), not Platform.from_env().is_databricks
     counted = _counted(agent, sql, scorers, now, by_hash=by_hash)
+    records = {day: history.record_of_day(instance, agent.name, day) for day in counted.to_score}
     return decide(
-        counted,
+        counted if by_hash else without_answered(counted, scorers, records),
         scorers,
         registered,
-        {day: history.record_of_day(instance, agent.name, day) for day in counted.to_score},
+        records,
         history.asked_since(instance, agent.name, history.midnight(now)),
         _vetting(instance, agent.name, scorers),
         agent.spec.backfill,

@@ -146,7 +146,7 @@ def test_each_fault_fails_its_check_and_names_what_to_look_at(tmp_path: Any) -> 
     assert "latency p50: 0 in these hours are too few" in bad["latency_anomaly"].description
     for name in ("volume_anomaly", "error_rate_anomaly", "score_anomaly"):
         assert bad[name].description.count(f"tr-{ENOUGH - 1}-") == 5, bad[name].description
-    assert "kind 2" in bad["score_anomaly"].description
+    assert "kind 1." in bad["score_anomaly"].description
     assert "passes 0." in bad["score_anomaly"].description
 
     slow = checks(tmp_path / "slow", rows_of(ENOUGH, last={"execution_ms": 9000, "state": "OK"}), kind="30 of 40 wait")

@@ -16,6 +16,7 @@ from lifecycle_assets.monitoring.backfill_plan import (
     plan,
     reason,
     run_config,
+    without_answered,
 )
 from lifecycle_assets.records import ScorerVersion, ScoresRecord
 from lifecycle_assets.spec import Scorer
@@ -139,6 +140,20 @@ class TestReason:
 
     def test_a_day_nobody_scored_is_new(self):
         assert reason(JUDGE, None) == "new"
+
+
+def test_what_a_finished_backfill_of_a_workspace_has_seen_is_not_owed():
+    counted = owing((100, 30))
+    seen = {"version": "1", "waiting": 0, "rate": 1.0, "filter": ""}
+    coverage = {JUDGE.registered_name: seen, CODE.registered_name: {**seen, "waiting": 5}}
+    found = without_answered(counted, [JUDGE, CODE], {DAYS[0]: ScoresRecord(DAYS[0], "s", 100, coverage)})
+    assert (found.of(DAYS[0], JUDGE).to_score, found.of(DAYS[0], CODE).to_score) == (0, 30)
+    assert found.to_score == {DAYS[0]: 30}
+    changed = [replace(JUDGE, version="2"), replace(CODE, sample_rate=0.5)]
+    assert without_answered(counted, changed, {DAYS[0]: ScoresRecord(DAYS[0], "s", 100, coverage)}).to_score == {
+        DAYS[0]: 130
+    }
+    assert without_answered(counted, [JUDGE, CODE], {DAYS[0]: None}).to_score == {DAYS[0]: 130}
 
 
 def test_a_changed_source_has_no_version_yet_and_a_silent_scorer_is_not_asked_for():

@@ -1,7 +1,7 @@
 """The benchmarks' corpus is what MLflow would have written, and the runner runs.
 
-Lives here: the generator against MLflow's own store; a cheap job on a small corpus.
-Add here: a job's own rules. Not here: numbers; speed is measured by `make bench`.
+Lives here: the generator against MLflow's own store; the runner on a small corpus, by a job that lives here too.
+Add here: a rule of the runner. Not here: numbers; speed is measured by `make bench`.
 """
 
 import json
@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.corpus import EXPERIMENT, start_times, write
+from benchmarks.job import Job, Turn
+from benchmarks.run import groups, jobs, measure
+from benchmarks.stores import newest
 from benchmarks.traces import MadeTrace, make_trace
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
@@ -93,3 +96,72 @@ def _rows(store: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
     for row in beside:
         row.pop("db_payload_generation", None)
     return sorted(beside, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def one_by_one(turn: Turn) -> None:
+    """A baseline: every trace by a question of its own, of a sample."""
+    store = sqlite3.connect(turn.store)
+    ids = [row[0] for row in store.execute("SELECT request_id FROM trace_info LIMIT 10")]
+    for _ in range(2):
+        with turn.timed(traces=len(ids)):
+            for trace_id in ids:
+                store.execute("SELECT content FROM spans WHERE trace_id=?", (trace_id,)).fetchall()
+
+
+def all_at_once(turn: Turn) -> None:
+    """Ours: one question; what the preparation left is there."""
+    assert turn.shared is not None
+    assert (turn.shared / "prepared").read_text() == str(turn.n)
+    store = sqlite3.connect(turn.store)
+    with turn.timed():
+        store.execute("SELECT content FROM spans").fetchall()
+    (turn.folder / "mine").touch()
+    store.execute("DELETE FROM spans")
+    store.commit()
+
+
+def prepared(turn: Turn) -> None:
+    """Preparation."""
+    (turn.folder / "prepared").write_text(str(turn.n))
+
+
+def failing(turn: Turn) -> None:
+    """A side that cannot do its work."""
+    raise OSError(f"no {turn.n}")
+
+
+TINY = Job("tiny", "A test.", "", one_by_one, all_at_once, limit=all_at_once, prepare=prepared, writes=True, rounds=2)
+
+
+def test_a_job_is_measured_on_copies_of_the_corpus(corpus: Path) -> None:
+    before = (corpus / "mlflow.db").read_bytes()
+    (row,) = measure([TINY], corpus, 0, None)
+    assert (corpus / "mlflow.db").read_bytes() == before
+    assert (row["job"], row["n"], row["baseline_sample"], row["limit_fraction"]) == ("tiny", MANY, 10, 1.0)
+    assert row["ratio"] == pytest.approx(row["baseline_s"] / row["ours_s"], rel=0.02)
+    assert row["baseline_rss_mb"] >= 0
+
+
+def test_a_side_that_fails_says_why(corpus: Path) -> None:
+    broken = Job("tiny", "A test.", "", one_by_one, failing)
+    with pytest.raises(RuntimeError, match=f"OSError: no {MANY}"):
+        list(measure([broken], corpus, 0, 1))
+
+
+def test_most_cuts_a_corpus_to_its_newest_days(corpus: Path) -> None:
+    whole, part = newest(corpus / "mlflow.db", None), newest(corpus / "mlflow.db", 5)
+    assert (whole.experiment, whole.n) == (EXPERIMENT, MANY)
+    assert 1 <= part.n <= 5
+    assert part.last_ms == whole.last_ms > part.since_ms > whole.since_ms
+
+
+def test_every_job_has_its_sides_where_another_process_finds_them() -> None:
+    found = jobs()
+    assert {"archive_public", "archive_database", "archive_incremental", "load", "release"} <= {
+        job.name for job in found
+    }
+    assert len({job.name for job in found}) == len(found)
+    assert sorted(job.name for members in groups(found) for job in members) == [job.name for job in found]
+    for job in found:
+        for side in (job.baseline, job.ours, job.limit, job.prepare):
+            assert side is None or side.__qualname__ == side.__name__, job.name

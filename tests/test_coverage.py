@@ -1,9 +1,15 @@
 """Coverage against its target: what is due, in time, waiting and failed, and what the check and alerts make of it."""
 
+from pathlib import Path
+
 import pytest
 
-from lifecycle_assets.monitoring.coverage import awaited, covered, percent, tally
+from lifecycle_assets.monitoring.coverage import awaited, coverage_rows, covered, percent, tally
+from lifecycle_assets.records import ScoresRecord
 from lifecycle_assets.spec_monitoring import CoverageTarget
+from resources.platform import Platform
+from resources.sql_engine import DuckDbEngine
+from tests.test_backfill_counts import DAYS, PREFIX, SCORERS, make_assessments, make_traces, write
 
 TARGET = CoverageTarget(share=0.95, within_minutes=60)
 MINUTE = 60_000
@@ -40,7 +46,7 @@ class TestTally:
         assert (found["on_time"], found["due"]) == (0, 0)
         check = covered({"a": found}, TARGET)
         assert check.passed
-        assert check.description == "Nothing is due yet: 1 of 2 sampled traces are scored. Waiting: a on 1."
+        assert check.description == "Nothing is due yet: 1 of 2 sampled traces have their answer. Waiting: a on 1."
 
 
 class TestCovered:
@@ -76,7 +82,7 @@ class TestCovered:
     def test_errors_are_a_warning_and_names_are_shown_as_they_are(self):
         check = covered({"a*b": of(100, on_time=100, due=100, errored=2)}, TARGET)
         assert (check.passed, check.is_error) == (False, False)
-        assert "Failed: a\\*b on 2" in check.description
+        assert "a\\*b failed on 2 traces: see the errors" in check.description
 
     def test_where_nobody_told_what_is_due_all_sampled_traces_are(self):
         assert not covered({"a": of(10, on_time=5)}, TARGET).passed
@@ -99,3 +105,25 @@ class TestAwaited:
 
 def test_a_hundred_percent_is_said_only_of_all():
     assert [percent(1, 1), percent(99_999, 100_000), percent(0, 3)] == ["100 %", "99.9 %", "0.0 %"]
+
+
+def test_the_view_shows_what_was_sampled_and_waits_beside_the_scores_also_where_none_is_there_yet(tmp_path: Path):
+    platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)})
+    traces, scored = make_traces(1), SCORERS[0]
+    write(platform, "traces", traces)
+    write(platform, "assessments", make_assessments(2, traces))
+    day = DAYS[0]
+    found = {"version": "2", "sampled": 90, "scored": 40, "errored": 10, "waiting": 40, "on_time": 30}
+    none = {"version": "1", "sampled": 7, "scored": 0, "errored": 0, "waiting": 7, "on_time": 0}
+    rows = coverage_rows(ScoresRecord(str(day), "d", 90, {scored.registered_name: found, "silent": none}), day)
+    write(platform, "scorer_days", rows)
+    shown = DuckDbEngine(platform).query(PREFIX, "FROM scorer_coverage WHERE trace_date = ?", [day]).dicts()
+    by_name = {(row["name"], row["scorer_version"]): row for row in shown}
+    row = by_name[scored.registered_name, "2"]
+    assert (row["sampled"], row["waiting"], row["on_time"], row["traces"]) == (90, 40, 30, 90)
+    assert row["scored"] > 0
+    assert row["coverage"] == row["scored"] / 90
+    assert by_name[scored.registered_name, "1"]["sampled"] is None, "of a former version nobody counts"
+    silent = by_name["silent", "1"]
+    assert (silent["scored"], silent["errored"], silent["sampled"], silent["waiting"]) == (0, 0, 7, 7)
+    assert coverage_rows(None, day) == []

@@ -1,8 +1,9 @@
 """`lifecycle backfill`: what scoring days again would take, and with `--run` doing it.
 
-Lives here: the command: what may be asked, the estimate as people and scripts read it.
-Add here: a fact of the plan that people or scripts need.
-Not here: counting and planning (`monitoring/backfill_*.py`), starting runs (`backfill_runs.py`).
+Lives here: the command, and what may be asked of it.
+Add here: an option, and the sentence for what it cannot be.
+Not here: the estimate (`backfill_estimate.py`), starting runs (`backfill_runs.py`), counting and planning
+(`lifecycle_assets/monitoring/backfill_*.py`).
 """
 
 import difflib
@@ -12,10 +13,11 @@ from typing import Any
 import click
 
 from lifecycle_assets.cli.agents import chosen_agents, known_agents
+from lifecycle_assets.cli.backfill_estimate import left_sentence, print_estimate, shown
 from lifecycle_assets.cli.backfill_runs import Backfill
-from lifecycle_assets.cli.output import Misuse, SaysNo, json_option, print_json, print_line, print_table
+from lifecycle_assets.cli.output import Misuse, SaysNo, json_option, print_json, print_line
 from lifecycle_assets.cli.sources import Sources
-from lifecycle_assets.monitoring.backfill_plan import MAX_DAYS, REASONS, Caps, Plan
+from lifecycle_assets.monitoring.backfill_plan import MAX_DAYS, Caps
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
@@ -75,103 +77,6 @@ def _range(agent: Agent, first: str, last: str) -> tuple[date, date]:
     return start, end
 
 
-def shown(backfill: Backfill, caps: Caps) -> dict[str, Any]:
-    """The estimate as scripts read it."""
-    plan = backfill.planned(caps)
-    first = backfill.canary(plan)
-    pairs = backfill.pairs()
-    scorers: list[dict[str, Any]] = []
-    for one in backfill.scorers:
-        mine = [row for row in pairs if row["scorer"] == one.name]
-        facts = {"scorer": one.name, "registered_name": one.registered_name, "version": one.version}
-        sums = {key: sum(row[key] for row in mine) for key in ("matching", "sampled", "scored", "errored", "to_score")}
-        price = {"cost_per_call": one.cost_per_call, "usd": sums["to_score"] * one.cost_per_call}
-        scorers.append({**facts, "rate": one.sample_rate, "filter": one.filter, "level": one.level, **sums, **price})
-    calls = sum(row["to_score"] for row in scorers)
-    per_call = backfill.seconds_per_call
-    return {
-        "agent": backfill.agent.name,
-        "from": backfill.first,
-        "to": backfill.last,
-        "traces": sum(backfill.counted.traces.values()),
-        "traces_to_score": sum(backfill.counted.to_score.values()),
-        "calls": calls,
-        "usd": sum(row["usd"] for row in scorers),
-        "seconds_per_call": per_call,
-        "seconds": None if per_call is None else per_call * calls,
-        "scorers": scorers,
-        "days": pairs,
-        "plan": [vars(day) for day in plan.days],
-        "canary": vars(first) if first else None,
-        "stopped_by": plan.stopped_by,
-        "left": plan.left,
-    }
-
-
-def _print(said: dict[str, Any]) -> None:
-    columns = ["day", "scorer", "traces", "matching", "sampled", "scored", "errored", "to score", "USD", "why"]
-    owing = [row for row in said["days"] if row["to_score"]]
-    if owing:
-        print_table(
-            columns,
-            [
-                (row["day"], row["scorer"], row["traces"], row["matching"], row["sampled"], row["scored"],
-                 row["errored"], row["to_score"], f"{row['usd']:.4f}", REASONS[row["reason"]])
-                for row in owing
-            ],
-        )  # fmt: skip
-    print_table(
-        ["scorer", "version", "rate", "sampled", "scored", "errored", "to score", "USD"],
-        [
-            (row["scorer"], row["version"] or "not registered yet", row["rate"], row["sampled"], row["scored"],
-             row["errored"], row["to_score"], f"{row['usd']:.4f}")
-            for row in said["scorers"]
-        ],
-    )  # fmt: skip
-    for line in sentences(said):
-        print_line(line)
-
-
-def sentences(said: dict[str, Any]) -> list[str]:
-    """The estimate in words."""
-    where = f"from {said['from']} to {said['to']}"
-    if not said["traces"]:
-        return [f"The archive holds no trace {where}: there is nothing to score."]
-    if not said["calls"]:
-        return [f"Every sampled trace {where} is scored by the present version: there is nothing to do."]
-    time = "time unknown, no run has measured it yet"
-    if said["seconds"] is not None:
-        time = f"about {duration(said['seconds'])} ({said['seconds_per_call']:.3g} s a call in the last runs)"
-    lines = [
-        f"{said['calls']} calls on {said['traces_to_score']} of {said['traces']} traces {where}, "
-        f"{said['usd']:.4f} USD, {time}."
-    ]
-    if said["canary"]:
-        first = said["canary"]
-        lines.append(f"First {first['traces']} traces of {first['day']}, then the rest, newest day first.")
-    if said["left"]:
-        lines.append(left_sentence(Plan((), said["stopped_by"], said["left"])))
-    return lines
-
-
-def left_sentence(plan: Plan) -> str:
-    """What a cap leaves undone."""
-    days = sorted(plan.left, reverse=True)
-    named = ", ".join(days[:5]) + (f" and {len(days) - 5} days more" if len(days) > 5 else "")
-    return f"The cap on {plan.stopped_by} leaves {sum(plan.left.values())} traces of {named}."
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
 @click.command()
 @click.argument("agent")
 @click.option("--scorer", "names", multiple=True, metavar="NAME", help="A scorer, by its short name; default all.")
@@ -209,7 +114,7 @@ def backfill(
     caps = Caps(max_usd, max_traces, None if max_minutes is None else max_minutes * 60)
     said = shown(asked, caps)
     if not as_json:
-        _print(said)
+        print_estimate(said)
     if not does_run or not said["calls"]:
         if as_json:
             print_json({**said, "runs": []})
@@ -228,5 +133,5 @@ def backfill(
     if as_json:
         print_json({**said, "runs": runs, "stopped_by": after.stopped_by, "left": after.left})
         return
-    print_line(f"{len(runs)} runs done.")
+    print_line(f"{len(runs)} run{'s' * (len(runs) != 1)} done.")
     print_line(left_sentence(after) if after.left else "Nothing is left.")

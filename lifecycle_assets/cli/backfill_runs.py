@@ -33,6 +33,7 @@ from lifecycle_assets.monitoring.backfill_plan import (
     plan,
     reason,
     run_config,
+    without_answered,
 )
 from lifecycle_assets.records import ScorersRecord, ScorerVersion
 from lifecycle_assets.refused import Refused
@@ -67,7 +68,10 @@ class Backfill:
             found = self._sources.sql.query(self.agent.spec.table_prefix, text, parameters, limit=MAX_ROWS)
             return found.dicts()
 
-        return counts(query, self.scorers, self.first, self.last, by_hash=self._by_hash)
+        found = counts(query, self.scorers, self.first, self.last, by_hash=self._by_hash)
+        if self._by_hash:
+            return found
+        return without_answered(found, self.scorers, {day: self._record(day) for day in found.to_score})
 
     @cached_property
     def seconds_per_call(self) -> float | None:

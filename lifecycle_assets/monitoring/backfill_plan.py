@@ -8,7 +8,7 @@ Prices are upper bounds: a day of which only `n` traces are taken may have them 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lifecycle_assets.monitoring.backfill_counts import Counts
@@ -161,6 +161,25 @@ def reason(scorer: ScorerVersion, record: ScoresRecord | None) -> str:
     if covered.get("rate", scorer.sample_rate) != scorer.sample_rate:
         return "sampling"
     return "missing" if covered.get("filter", scorer.filter) == scorer.filter else "filter"
+
+
+def without_answered(
+    counted: Counts, scorers: Sequence[ScorerVersion], records: Mapping[str, ScoresRecord | None]
+) -> Counts:
+    """The numbers without what the day's last record knows to be complete.
+
+    For a workspace, whose production monitoring leaves no assessment where a scorer had nothing to say: only who
+    measured the day after a finished backfill knows that those traces were seen.
+    """
+    kept = dict(counted.by_scorer)
+    for day, record in records.items():
+        for one in scorers:
+            pair = (day, one.registered_name)
+            covered = record.coverage.get(one.registered_name) if record else None
+            if pair in kept and covered and not covered["waiting"] and reason(one, record) == "missing":
+                kept[pair] = replace(kept[pair], to_score=0)
+    calls = {day: sum(found.to_score for (of, _), found in kept.items() if of == day) for day in counted.to_score}
+    return Counts(counted.traces, {day: number for day, number in calls.items() if number}, kept)
 
 
 def run_config(agent: str, day: DayPlan) -> dict[str, Any]:

@@ -6,10 +6,11 @@ Not here: counting in a store (`resources/scoring.py`, `resources/databricks/sco
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 
 from lifecycle_assets.outcome import Check
-from lifecycle_assets.records import ScorerVersion
+from lifecycle_assets.records import ScorerVersion, ScoresRecord
 from lifecycle_assets.spec_monitoring import CoverageTarget
 from lifecycle_assets.text import plain
 
@@ -72,11 +73,11 @@ def covered(coverage: Mapping[str, Mapping[str, Any]], target: CoverageTarget) -
             said += [f"Worst is {plain(worst)}: {percent(count, due[worst])} ({count} of {due[worst]})."]
     else:
         answered = sampled - sum(waiting.values())
-        said = [f"Nothing is due yet: {answered} of {sampled} sampled traces are scored."]
+        said = [f"Nothing is due yet: {answered} of {sampled} sampled traces have their answer."]
     if waiting:
-        said += [f"Waiting: {_listed(waiting)}."]
+        said += [f"Waiting: {_listed(waiting, 'on')}."]
     if errored:
-        said += [f"Failed: {_listed(errored)}; see the errors in assessments."]
+        said += [f"{_listed(errored, 'failed on', ' traces')}: see the errors in assessments."]
     if short:
         said += ["Run the day again, or see why scoring is late."]
     return Check("coverage", not short and not errored, " ".join(said), is_error=short)
@@ -105,6 +106,16 @@ def with_sampling(
     return {name: {**covered_by, **held.get(name, {})} for name, covered_by in coverage.items()}
 
 
+def coverage_rows(record: ScoresRecord | None, day: date) -> list[dict[str, Any]]:
+    """Rows of the table `scorer_days`, what only who scored the day knows; empty without a record."""
+    numbers = ("sampled", "waiting", "on_time", "due")
+    return [
+        {"trace_date": day, "name": name, "scorer_version": str(found["version"])}
+        | {number: int(found.get(number, 0)) for number in numbers}
+        for name, found in sorted(record.coverage.items() if record else ())
+    ]
+
+
 def percent(part: int, whole: int) -> str:
     """A share as `97.2 %`, rounded down: 100 % is said only of all."""
     tenths = part * 1000 // whole
@@ -116,8 +127,8 @@ def _due(covered_by: Mapping[str, Any]) -> int:
     return int(covered_by.get("due", covered_by["sampled"]))
 
 
-def _listed(numbers: Mapping[str, int]) -> str:
+def _listed(numbers: Mapping[str, int], verb: str, what: str = "") -> str:
     """The largest numbers with their names."""
     named = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
     more = f" and {len(named) - NAMED} scorers more" if len(named) > NAMED else ""
-    return ", ".join(f"{plain(name)} on {number}" for name, number in named[:NAMED]) + more
+    return ", ".join(f"{plain(name)} {verb} {number}{what}" for name, number in named[:NAMED]) + more

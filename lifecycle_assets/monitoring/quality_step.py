@@ -11,7 +11,7 @@ from typing import Any
 
 from lifecycle_assets.monitoring.alert_rules import hold, waiting_for
 from lifecycle_assets.monitoring.anomaly_step import CHECKS, anomaly_checks
-from lifecycle_assets.monitoring.coverage import awaited
+from lifecycle_assets.monitoring.coverage import awaited, coverage_rows
 from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.quality import daily_rows
 from lifecycle_assets.monitoring.quality_sql import HISTORY_SQL
@@ -57,6 +57,8 @@ def quality_metrics(step: DayStep) -> Outcome:
     # The numbers stay when the upkeep has removed the rows they were counted from.
     is_kept = not is_expired(agent.spec.archive, day, today())
     written = archive.replace_day(prefix, "quality_metrics", day, rows) if is_kept else Written(0, 0)
+    if is_kept and (given := step.inputs.get("trace_scores")):
+        archive.replace_day(prefix, "scorer_days", day, coverage_rows(ScoresRecord.from_json(given), day))
     step.progress(f"{day}: {len(rows)} numbers, {written.inserted + written.updated} of them new or changed")
     history = sql.query(prefix, HISTORY_SQL, [day - timedelta(days=PLOT_DAYS), day], limit=100_000).dicts()
     series: dict[str, list[tuple[str, float, float | None, float | None]]] = {}

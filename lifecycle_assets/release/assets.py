@@ -233,7 +233,7 @@ def _ended_well(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def points_at_gated_version(agent: Agent) -> dg.AssetChecksDefinition:
-    """Declare the check that reads anew what the champion rests on."""
+    """Declare the check that reads anew what the champion rests on; it changes nothing and may be run at any time."""
 
     @dg.asset_check(
         asset=dg.AssetKey([agent.name, "champion_alias"]),
@@ -246,7 +246,6 @@ def points_at_gated_version(agent: Agent) -> dg.AssetChecksDefinition:
         ledger: dg.ResourceParam[AliasLedger],
         evaluator: dg.ResourceParam[Evaluator],
     ) -> dg.AssetCheckResult:
-        """See the description; changes nothing, so that it may be run at any time."""
         from lifecycle_assets.release.promotion import champion_fault
         from lifecycle_assets.text import plain
 

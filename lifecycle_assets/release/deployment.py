@@ -146,11 +146,15 @@ def _next_step(agent: Agent, handed: "DeploymentRecord") -> str:
 def running_version_matches_champion(agent: Agent) -> dg.AssetChecksDefinition:
     """Declare the check that proves from traces what runs."""
 
-    @dg.asset_check(asset=dg.AssetKey([agent.name, "deployment"]), name="running_version_matches_champion")
+    # A description and no docstring: Dagster parses docstrings for parameters.
+    @dg.asset_check(
+        asset=dg.AssetKey([agent.name, "deployment"]),
+        name="running_version_matches_champion",
+        description="The newest production trace was answered by the champion's logged model.",
+    )
     def running_version_matches_champion(
         registry: dg.ResourceParam[ModelRegistry], traces: dg.ResourceParam[TraceStore]
     ) -> dg.AssetCheckResult:
-        """The newest production trace was answered by the champion's logged model."""
         champion = registry.aliases(agent.spec.model_name).get(CHAMPION, "")
         versions = {v.version: v.model_id for v in registry.versions(agent.spec.model_name)}
         newest = traces.newest(agent.spec.experiment)

@@ -115,6 +115,7 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
             job = "scorer_backfill" if name.startswith("scorer") else "labeling"
             run(f"{name}: what it asked for", lambda r=request, j=job: world.do(r, j))
     run("the monitor job, again", lambda: world.run("monitor", partition_key=day))
+    run("the upkeep job", lambda: world.run("upkeep"))
 
     def command(name: str, *arguments: str) -> None:
         with _requests(seen, f"lifecycle {name}", workspace):

@@ -17,9 +17,9 @@ from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistr
 from resources.databricks.scoring.scoring import DatabricksScoring
 from resources.databricks.workspace import open_workspace
 from resources.filter_sql import condition_of
-from resources.sampling import least_expected
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
+from resources.sampling import least_expected
 from resources.scoring import DayScores
 from tests.building import make_agent
 from tests.databricks.seeding import link, put_trace
@@ -377,7 +377,7 @@ def test_due_is_what_was_answered_and_what_is_overdue_and_missing():
     assert (sample["waiting"], sample["due"]) == (16, 50), "of the unsampled, only as many as are missing"
 
 
-@pytest.mark.parametrize("location", ["unity_catalog", "mlflow_experiment"])
+@pytest.mark.parametrize("location", ["unity_catalog", "experiment"])
 def test_scores_of_live_traces_are_counted_by_when_they_came(
     workspace: Workspace, databricks: Platform, tmp_path: Path, location: str
 ):

@@ -47,8 +47,10 @@ def test_the_upkeep_is_due_once_a_day_after_the_first_archive(world: World, tmp_
     with dg.build_schedule_context(instance=world.instance, scheduled_execution_time=at) as context:
         ticked = schedule.evaluate_tick(context)
     assert [request.run_key for request in ticked.run_requests or []] == ["upkeep:2026-11-20"]
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as empty:
-        with dg.build_schedule_context(instance=empty, scheduled_execution_time=at) as context:
-            ticked = schedule.evaluate_tick(context)
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as empty,
+        dg.build_schedule_context(instance=empty, scheduled_execution_time=at) as context,
+    ):
+        ticked = schedule.evaluate_tick(context)
     assert ticked.run_requests == []
     assert "run tiny_monitor first" in (ticked.skip_message or "")

@@ -19,7 +19,7 @@ DAY = date(2026, 11, 1)
 def trace_rows(number: int, day: date = DAY) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """A trace, its two spans and its assessment."""
     start = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(seconds=number)
-    key = {"trace_id": f"tr-{number:06}", "trace_date": day}
+    key: dict[str, Any] = {"trace_id": f"tr-{number:06}", "trace_date": day}
     trace = key | {"experiment_id": "1", "request_time": start, "state": "OK", "execution_ms": 100}
     trace |= {"request": f"question {number}", "tags": {"n": str(number)}, "archived_at": start}
     spans = [key | {"span_id": f"{number:x}-{k}", "name": "s", "start_time": start} for k in range(2)]

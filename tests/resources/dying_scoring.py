@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Scorers:
 
 
 @contextmanager
-def scorers(folder: Path) -> Iterator[Scorers]:
+def scorers(folder: Path) -> Generator[Scorers]:
     """Processes that score, as long as the block runs."""
     log = folder / "scoring.log"
     with log.open("w") as errors:

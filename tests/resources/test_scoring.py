@@ -1,4 +1,4 @@
-"""A day of scores on the local platform: each owed score once, in the table and in MLflow, whatever happens meanwhile."""
+"""A day of scores on the local platform: each owed score once, in the table and in MLflow, whatever happens."""
 
 import json
 import os
@@ -19,11 +19,12 @@ from resources.local_scoring import LocalScoring
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.sampling import is_sampled
+from resources.scorer_call import code_of
 from resources.scorer_registry import MlflowScorerRegistry
 from resources.scoring import NO_LIMITS, DayScores, ScoreLimits
 from resources.sql_engine import DuckDbEngine
 from resources.trace_rows import trace_rows
-from resources.trace_scores import id_of
+from resources.trace_scores import Answer, error_text, id_of, is_transient
 from tests.building import make_agent
 from tests.resources.dying_scoring import Scorers, scorers
 
@@ -69,6 +70,8 @@ def moody(trace):
         os._exit(7)
     if mood == "silent":
         return None
+    if mood == "slow":
+        time.sleep(0.02)
     return 1.0
 
 
@@ -200,8 +203,8 @@ def test_a_day_is_scored_once_and_mlflow_says_the_same_as_the_table(place: Place
     place.whole(2 * TRACES)
     covered = found.coverage["local_tiny_spans"]
     assert (covered["sampled"], covered["scored"], covered["waiting"]) == (TRACES, TRACES, 0)
-    experiment = open_client(place.platform).get_experiment_by_name("/agents/tiny")
-    assert not open_client(place.platform).search_runs([experiment.experiment_id]), "no run is left behind"
+    experiment = experiment_id(place.platform, "/agents/tiny")
+    assert not open_client(place.platform).search_runs([experiment]), "no run is left behind"
     before = versions(place)
 
     again = place.score()
@@ -283,16 +286,33 @@ def test_an_error_has_its_cause_and_only_one_that_may_pass_is_tried_again(place:
     assert len(place.in_mlflow()) == TRACES
 
 
-def test_what_is_away_for_long_is_given_up(place: Place) -> None:
-    place.declare("moody")
-    trace_id = place.ids()[0]
-    place.mood(**{trace_id: "away"})
-    for _ in range(6):
-        found = place.score()
-    (row,) = [row for row in place.scores() if row["error"]]
-    assert row["error"] == "SCORER_ERROR: given up after 5 tries: ConnectionError: the judge is away"
-    assert found.calls == 0
-    assert found.coverage["local_tiny_moody"]["errored"] == 1
+def test_what_is_away_for_long_is_given_up() -> None:
+    error, tried = None, []
+    for _ in range(5):
+        error = error_text(Answer(code="SCORER_UNAVAILABLE", message="the judge is away"), error)
+        tried.append(error)
+        assert is_transient(error) == (len(tried) < 5)
+    assert tried[1] == "SCORER_UNAVAILABLE: the judge is away (try 2)"
+    assert tried[4] == "SCORER_ERROR: given up after 5 tries: the judge is away"
+    assert len(error_text(Answer(code="SCORER_ERROR", message="x\ud800\x00" * 900)) or "") < 600
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TimeoutError("late"), "SCORER_TIMEOUT"),
+        (ConnectionResetError("away"), "SCORER_UNAVAILABLE"),
+        (type("RateLimitError", (Exception,), {})("slow down"), "SCORER_UNAVAILABLE"),
+        (type("HTTPError", (Exception,), {"status_code": 503})("busy"), "SCORER_UNAVAILABLE"),
+        (type("HTTPError", (Exception,), {"status_code": 401})("who are you"), "SCORER_ERROR"),
+        (KeyError("answer"), "SCORER_ERROR"),
+    ],
+    ids=["timeout", "connection", "rate", "503", "401", "fault"],
+)
+def test_which_errors_may_pass(error: Exception, code: str) -> None:
+    wrapped = RuntimeError("the judge failed")
+    wrapped.__cause__ = error
+    assert (code_of(error), code_of(wrapped)) == (code, code)
 
 
 def test_a_call_that_hangs_or_ends_its_process_does_not_stop_the_day(place: Place) -> None:
@@ -375,11 +395,23 @@ def test_killed_anywhere_and_run_again_each_score_is_there_once(
     place.whole(2 * TRACES)
 
 
+def test_killed_with_a_part_of_the_day_claimed_the_rerun_takes_it_over(place: Place, processes: Scorers) -> None:
+    place.declare("moody", cost_per_call=0.01)
+    file = place.agent.path("defs.yaml")
+    claimed = "resources.score_claims:Claims.claim"
+    assert processes.score(place.platform.home, file, str(DAY), claimed, times=8) == [-9]
+    landed = len(place.scores())
+    found = place.score()
+    assert (found.calls, found.pending) == (TRACES - landed, 0)
+    place.whole(TRACES)
+
+
 def test_two_processes_at_once_double_nothing(place: Place, processes: Scorers) -> None:
     place.declare("moody", "spans", "answered", cost_per_call=0.01)
+    place.mood(all="slow")
     assert processes.score(place.platform.home, place.agent.path("defs.yaml"), str(DAY), of=2) == [0, 0]
     place.whole(3 * TRACES)
-    assert len(place.calls()) <= 1.5 * TRACES, "most is paid for once"
+    assert len(place.calls()) == TRACES, "each call is paid for once"
     assert place.score().calls == 0
 
 

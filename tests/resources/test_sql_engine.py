@@ -11,10 +11,12 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lifecycle_assets.refused import Refused
+from resources import sql_database
 from resources.delta_archive import DeltaArchive
+from resources.delta_write import append_rows, table_to_write
 from resources.platform import Platform
 from resources.sql_engine import DuckDbEngine
-from resources.tables import TABLES
+from resources.tables import TABLES, arrow_table
 from resources.views import VIEWS
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 

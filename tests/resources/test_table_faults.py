@@ -188,7 +188,7 @@ def test_a_merge_into_a_day_whose_file_is_unreadable_refuses_and_commits_nothing
     def merge() -> None:
         from resources.delta_write import merge_rows
 
-        rows = arrow_table("traces", [trace_rows(1)[0] | {"state": "ERROR"}])
+        rows = arrow_table("traces", [trace_rows(number)[0] | {"state": "ERROR"} for number in range(15)])
         merge_rows(
             table_to_write(str(folder), "traces"), rows, f"t.{PARTITION} = '{DAY}' AND t.trace_id = s.trace_id"
         ).when_matched_update_all().execute()

@@ -15,6 +15,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.spec_file import Agent
+from resources.delta_compaction import compact_busy_days
 from resources.delta_files import active_days, files_in_folder
 from resources.delta_upkeep import LOG_RETENTION, DeltaUpkeep
 from resources.delta_write import append_rows, table_to_write
@@ -30,18 +31,18 @@ NOTE = f"archive:1:{DAY}"
 
 
 def agent_with(folder: Path, **archive: Any) -> Agent:
-    archive = {"late_days": 7, **archive}
+    archive = {"late_days": 7, "upkeep": {"compact_from": 8}, **archive}
     return make_agent(folder / "agents", attributes={"archive": {"settle_minutes": 0, **archive}})
 
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with 40 commits a table to `DAY`, each with its note, and one commit to the next day."""
+    """A home with 12 commits a table to `DAY`, each with its note, and one commit to the next day."""
     home = tmp_path_factory.mktemp("busy")
     platform = Platform.from_env({"LIFECYCLE_HOME": str(home)})
     order = random.Random(7).sample(range(120), 120)
-    for commit in range(40):
-        append_traces(platform, order[commit * 3 : commit * 3 + 3], notes={NOTE: commit + 1})
+    for commit in range(12):
+        append_traces(platform, order[commit * 10 : commit * 10 + 10], notes={NOTE: commit + 1})
     append_traces(platform, [900], DAY + timedelta(days=1))
     return home
 
@@ -73,10 +74,10 @@ def test_days_of_many_small_files_become_few_and_every_row_and_note_stays(platfo
 
     done = {one.table: one for one in DeltaUpkeep(platform).tend(agent, NOW, print)}
 
-    assert {table: (done[table].files_before, done[table].files) for table in TABLES} == dict.fromkeys(TABLES, (41, 2))
+    assert {table: (done[table].files_before, done[table].files) for table in TABLES} == dict.fromkeys(TABLES, (13, 2))
     assert all(one.left == "" for one in done.values())
     assert rows(platform) == before
-    assert {opened(platform, table).transaction_version(NOTE) for table in TABLES} == {40}
+    assert {opened(platform, table).transaction_version(NOTE) for table in TABLES} == {12}
 
 
 def test_a_second_upkeep_rewrites_nothing(platform: Platform, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_sorting_can_be_declared_away(platform: Platform, tmp_path: Path) -> Non
 
 
 def test_replaced_files_stay_for_readers_and_go_after_the_declared_hours(platform: Platform, tmp_path: Path) -> None:
-    agent, upkeep = agent_with(tmp_path, upkeep={"vacuum_hours": 1}), DeltaUpkeep(platform)
+    agent, upkeep = agent_with(tmp_path, upkeep={"vacuum_hours": 1, "compact_from": 8}), DeltaUpkeep(platform)
     held_open = [uri.removeprefix("file://") for uri in opened(platform).file_uris()]
 
     assert [one.vacuumed for one in upkeep.tend(agent, NOW, print)] == [0, 0, 0]
@@ -128,10 +129,10 @@ def test_replaced_files_stay_for_readers_and_go_after_the_declared_hours(platfor
     assert opened(platform).metadata().configuration["delta.deletedFileRetentionDuration"] == "interval 1 hours"
     backdate_removals(platform, hours=2)
     before = rows(platform)
-    assert [one.vacuumed for one in upkeep.tend(agent, NOW, print)] == [40, 40, 40]
+    assert [one.vacuumed for one in upkeep.tend(agent, NOW, print)] == [12, 12, 12]
     assert not any(Path(file).exists() for file in held_open if str(DAY) in file)
     assert rows(platform) == before
-    assert opened(platform).transaction_version(NOTE) == 40
+    assert opened(platform).transaction_version(NOTE) == 12
 
 
 def backdate_removals(platform: Platform, hours: int) -> None:
@@ -161,7 +162,7 @@ def test_delta_rs_own_check_of_the_hours_stays_on(platform: Platform) -> None:
 
 
 def test_a_killed_writers_file_goes_and_a_strangers_file_stays(platform: Platform, tmp_path: Path) -> None:
-    agent, upkeep = agent_with(tmp_path, upkeep={"vacuum_hours": 1}), DeltaUpkeep(platform)
+    agent, upkeep = agent_with(tmp_path, upkeep={"vacuum_hours": 1, "compact_from": 8}), DeltaUpkeep(platform)
     folder = Path(platform.table_uri(PREFIX + "traces"))
     orphan = folder / f"{PARTITION}={DAY}" / "part-00000-4fba1d3e-3e20-4de1-933d-a8e13ac59f53-c000.zstd.parquet"
     stray = folder / f"{PARTITION}={DAY}" / "export.csv"
@@ -188,7 +189,7 @@ def test_old_commits_leave_the_log_and_the_notes_stay(platform: Platform, tmp_pa
 
     assert opened(platform).metadata().configuration["delta.logRetentionDuration"] == LOG_RETENTION
     assert len(list(log.glob("*.json"))) < 5
-    assert opened(platform).transaction_version(NOTE) == 40
+    assert opened(platform).transaction_version(NOTE) == 12
     append_traces(platform, [999])
     assert DuckDbEngine(platform).query(PREFIX, "SELECT count(*) FROM traces").rows == ((122,),)
 
@@ -290,21 +291,29 @@ def test_upkeep_beside_a_writer_and_a_query_loses_nothing(
     assert opened(platform).transaction_version("writer") == last - 1
 
 
+def test_a_writer_rewrites_a_day_of_many_files_in_passing(platform: Platform) -> None:
+    before = rows(platform)
+    assert compact_busy_days(opened(platform), [DAY, DAY + timedelta(days=1)], at_least=13) == 0
+    assert compact_busy_days(opened(platform), [DAY, DAY + timedelta(days=1)], at_least=12) == 1
+    assert len(opened(platform).file_uris()) == 2
+    assert rows(platform) == before
+
+
 def test_what_a_commit_reads_does_not_grow_with_commits(tmp_path: Path) -> None:
-    """Log entries since the checkpoint, and files of the day, after each of 90 commits with the upkeep between them."""
+    """Log entries since the checkpoint, and files of the day, after each of 60 commits with the upkeep between them."""
     platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "home")})
-    agent, where = agent_with(tmp_path, upkeep={"compact_from": 32}), platform.table_uri(PREFIX + "traces")
+    agent, where = agent_with(tmp_path, upkeep={"compact_from": 20}), platform.table_uri(PREFIX + "traces")
     entries, files = [], []
-    for commit in range(90):
+    for commit in range(60):
         append_rows(table_to_write(where, "traces"), arrow_table("traces", [trace_rows(commit)[0]]))
-        if commit % 45 == 44:
+        if commit % 30 == 29:
             DeltaUpkeep(platform).tend(agent, NOW, print)
         log = Path(where) / "_delta_log"
         checkpoint = max((int(one.name[:20]) for one in log.glob("*.checkpoint.parquet")), default=-1)
         entries.append(sum(int(one.stem) > checkpoint for one in log.glob("*.json")))
         files.append(len(opened(platform).file_uris()))
     assert max(entries) <= 21
-    assert max(files) <= 45
+    assert max(files) <= 30
     assert files[-1] == 1
 
 
@@ -317,4 +326,4 @@ def test_one_listing_and_no_file_is_opened_to_see_what_is_due(platform: Platform
         (folder / path).write_bytes(b"x" * (folder / path).stat().st_size)
 
     assert [one.left for one in DeltaUpkeep(platform).tend(agent, NOW, print)] == ["", "", ""]
-    assert len(files_in_folder(opened(platform))) > 40
+    assert len(files_in_folder(opened(platform))) > 12

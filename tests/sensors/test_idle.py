@@ -204,3 +204,20 @@ def test_over_http_a_tick_is_one_request_for_each_watched_thing(
         later = {s: requests_during(lambda s=s: world.tick(s, cursors[s])) for s in OF_SERVER}
     assert {sensor: len(requests) for sensor, requests in asked.items()} == OF_SERVER, asked
     assert later == asked, "traces make no difference"
+
+
+@pytest.mark.parametrize(("name", "statements"), [("monitor_hourly", 6), ("labeling_weekly", 0)])
+def test_schedules_ask_the_store_nothing(watched_world: World, name: str, statements: int):
+    world, ticks = watched_world, []
+    repository, at = world.definitions.get_repository_def(), noon(0) + timedelta(minutes=5)
+
+    def evaluate() -> None:
+        with dg.build_schedule_context(
+            instance=world.instance, scheduled_execution_time=at, repository_def=repository
+        ) as context:
+            ticks.append(world.definitions.resolve_schedule_def(f"tiny_{name}").evaluate_tick(context))
+
+    asked = asked_during(evaluate)
+    assert of_file(asked, STORE) == []
+    assert len(asked) <= statements, asked
+    assert ticks[0].run_requests
