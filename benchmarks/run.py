@@ -170,7 +170,11 @@ def groups(wanted: Sequence[Job]) -> list[list[Job]]:
 
 
 def measure(wanted: Sequence[Job], corpus: Path | None, n: int, rounds: int | None) -> Iterator[dict[str, Any]]:
-    """Rows of `results.json` for the jobs, on a corpus of `n` traces or on a copy of the store below `corpus`."""
+    """Rows of `results.json` for the jobs, on a corpus of `n` traces or on a copy of the store below `corpus`.
+
+    Jobs that fail do not keep the others from being measured. Raises `RuntimeError` in the end, with what they said.
+    """
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lifecycle-bench-") as name:
         scratch, store = Path(name), None
         if any(job.corpus for job in wanted):
@@ -181,7 +185,13 @@ def measure(wanted: Sequence[Job], corpus: Path | None, n: int, rounds: int | No
                 command = [sys.executable, "-m", "benchmarks.corpus", str(store.parent), str(n)]
                 subprocess.run(command, cwd=ROOT, env=clean_environment(store.parent, f"sqlite:///{store}"), check=True)
         for members in groups(wanted):
-            yield from Group(members, store if members[0].corpus else None, scratch, rounds).measure()
+            try:
+                yield from Group(members, store if members[0].corpus else None, scratch, rounds).measure()
+            except RuntimeError as error:
+                failed.append(f"{', '.join(job.name for job in members)}: {error}")
+                print(failed[-1], flush=True)
+    if failed:
+        raise RuntimeError("\n".join(failed))
 
 
 def main() -> None:
@@ -202,15 +212,18 @@ def main() -> None:
     wanted = [job for job in every if not asked.jobs or job.name in asked.jobs]
     kept = json.loads(asked.results.read_text(encoding="utf-8")) if asked.results.exists() else []
     rows = {row["job"]: row for row in kept if row["job"] in {job.name for job in every}}
-    listed = list(rows.values())
-    for row in measure(wanted, asked.corpus, asked.n, asked.rounds):
-        rows[row["job"]] = row
-        listed = [rows[job.name] for job in every if job.name in rows]
-        asked.results.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
-    if asked.results == RESULTS:
-        from benchmarks.page import write_page
+    try:
+        for row in measure(wanted, asked.corpus, asked.n, asked.rounds):
+            rows[row["job"]] = row
+            listed = [rows[job.name] for job in every if job.name in rows]
+            asked.results.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    except RuntimeError as error:
+        sys.exit(f"Not measured:\n{error}")
+    finally:
+        if asked.results == RESULTS:
+            from benchmarks.page import write_page
 
-        write_page(listed, every)
+            write_page([rows[job.name] for job in every if job.name in rows], every)
 
 
 if __name__ == "__main__":

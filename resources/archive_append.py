@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BATCH_TRACES = 5_000
 """Traces of one commit of each table: what a kill may cost."""
 
-_AHEAD = 2  # Pages read before they are asked for.
+_AHEAD = 1  # Pages read before they are asked for; the readers read ahead themselves.
 
 
 @dataclass

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 COMPARE_EVERY_MS = 3_600_000
 """A large day is listed and compared as a whole this often, because a changed tag leaves no trace of its own."""
 
+ALWAYS_COMPARED = 500
+"""Traces of a day up to which it is listed and compared as a whole at every run, if the reader does that cheaply."""
+
 LOOKBACK_MS = 1_800_000
 """In between, traces are listed that started at most this long before the newest one held."""
 
@@ -135,7 +138,7 @@ class Look:
         anew = {day for day in held_days if self._asked.anew or self._needs_all(day, by_table, rules)}
         compared = min((self.notes.get(marks.COMPARED, day) for day in files), default=0)
         fresh = started_ms - compared < COMPARE_EVERY_MS
-        large = sum(one.rows for one in files.values()) > self._reader.cheap_listing
+        large = sum(one.rows for one in files.values()) > min(self._reader.cheap_listing, ALWAYS_COMPARED)
         newest = max((one.newest_ms for one in files.values()), default=0)
         touched = self._touched(set(files) - anew)
         partly = large and fresh and not anew and days.first == days.last and newest - LOOKBACK_MS > days.since_ms

@@ -7,7 +7,8 @@ Not here: what the archive does about it (`trace_reader.py` says what is promise
 Assessments carry the time of their last update. SQLite numbers rows as they come, so that new tags and spans are those
 with higher numbers; a row that is written again in place, such as a tag with another value, keeps its number and shows
 nothing. Rows that were deleted give their numbers back: then the greatest number falls below the mark, and everything
-counts as touched. PostgreSQL has no such numbers: there only assessments tell.
+counts as touched. Numbers that others were given before this is asked again show nothing: heads have to be compared.
+PostgreSQL has no such numbers: there only assessments tell.
 """
 
 from resources.database import Database

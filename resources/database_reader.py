@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
 from resources import database_sql
+from resources.arrow_compute import compute
 from resources.database import Database
 from resources.database_changes import touched
 from resources.page_rows import PageRows, elsewhere
@@ -31,7 +32,7 @@ from resources.trace_reader import Batch, Listing, Marks, Touched, TraceReader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PAGE = 1_500  # Traces in memory at once, of some 25 KB each, and as many in each thread.
+_PAGE = 600  # Traces in memory at once, of some 25 KB each, and as many in each thread.
 _HEADS_PAGE = 2_000
 _SCORED_PAGE = 200
 _THREADS = 2
@@ -54,7 +55,7 @@ class DatabaseReader(TraceReader):
 
     def list(self, since_ms: int, until_ms: int, *, settled_before_ms: int) -> Listing:
         """See `TraceReader.list`; one query."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         query = database_sql.listing(self._database, int(self._experiment_id), int(since_ms), int(until_ms))
         found = self._database.query(query)

@@ -12,7 +12,7 @@ from typing import Any
 from resources.delta_table import open_table, rows_of_day, zstd
 from resources.delta_write import retried, table_to_write
 from resources.row_changes import Written, replacement
-from resources.table_faults import fitted
+from resources.table_shape import fitted
 from resources.tables import PARTITION, arrow_table
 
 

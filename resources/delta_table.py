@@ -61,7 +61,7 @@ def storage(where: str) -> Generator[None]:
                 number and int(number[1] or number[2]) == errno.ENOTDIR
             ):
                 raise Refused(f"{where}: a file is where a folder should be; move it away, then run again.") from error
-            if number and not isinstance(error, OSError):
+            if number and (not isinstance(error, OSError) or error.errno is None):
                 raise OSError(int(number[1] or number[2]), os.strerror(int(number[1] or number[2])), where) from error
             raise
 

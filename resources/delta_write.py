@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifecycle_assets.refused import Refused
 from resources.delta_table import open_table, storage, zstd
-from resources.table_faults import complete, fitted
+from resources.table_shape import complete, fitted
 from resources.tables import PARTITION, STATISTICS, arrow_schema, is_partitioned
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def create_table(where: str, table: str) -> "DeltaTable":
     """The empty table; of two processes at once one makes it and both go on."""
     from deltalake import DeltaTable
 
-    if "%" in where and "://" not in where:
-        raise Refused(f"{where}: Delta cannot keep a table in a folder with % in its name; use another folder.")
+    unusable = sorted(set(where) & set("%[]"))
+    if unusable and "://" not in where:
+        raise Refused(
+            f"{where}: Delta cannot keep a table in a folder with {' or '.join(unusable)} in its name; use another "
+            "folder."
+        )
     return DeltaTable.create(
         where,
         arrow_schema(table),
@@ -60,10 +64,9 @@ def append_rows(
 
     Raises `CommitFailedError` when another writer noted one of them since `target` was read.
     """
-    import pyarrow as pa
     from deltalake import write_deltalake
 
-    rows = fitted(source, target) if isinstance(source, pa.Table) else source
+    rows = fitted(source, target)
     write_deltalake(target, rows, mode="append", writer_properties=zstd(), commit_properties=commit_with(transactions))
 
 
@@ -104,9 +107,15 @@ def retried(where: str, attempt: Callable[[], Result]) -> Result:
                 return attempt()
             except (CommitFailedError, Overtaken):
                 continue
-            except DeltaError as error:
+            except BaseException as fault:
+                # A file that cannot be written to its end makes delta-rs panic; then there is no commit.
+                if type(fault).__name__ == "PanicException" or "panic" in str(fault).lower():
+                    raise Refused(
+                        f"{where}: delta-rs broke off while it wrote a file, most often because the disk is full; "
+                        "free space there, then run again. Nothing was committed."
+                    ) from fault
                 # Making a table is not a commit to delta-rs, but it too can be lost to another process.
-                if "version 0 already exists" not in str(error).lower():
+                if not isinstance(fault, DeltaError) or "version 0 already exists" not in str(fault).lower():
                     raise
     raise Refused(
         f"{where}: other writers committed {ATTEMPTS} times while this step tried to; one writer a table is "

@@ -7,8 +7,11 @@ Not here: the rows of single traces (`trace_rows.py`), spans (`span_columns.py`)
 What is made here is what `trace_rows.rows_of` makes of the same trace; what is odd is left to it.
 """
 
+# ruff: noqa: S608 - SQL of names and numbers of ours; what traces say comes as a table.
+
 from typing import TYPE_CHECKING, Any
 
+from resources.arrow_compute import compute
 from resources.stored_traces import PROMOTED_FROM, Stored, promoted
 from resources.tables import arrow_schema
 from resources.trace_rows import COPIES, NOT_APPLICABLE, OUTCOME, SCORER_VERSION
@@ -25,7 +28,8 @@ _BESIDE = ("request", "response", "archived_at")  # Columns of `traces` that are
 def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[int]]":
     """Columns of `traces` with `nth`, without request and response, in the order of `nth`; and which are odd."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     heads = stored.heads.sort_by("nth")
     count = heads.num_rows
@@ -88,7 +92,7 @@ def _typed(values: Any, kind: "pa.DataType") -> Any:
 
 def _odd_pairs(pairs: "pa.Table") -> set[int]:
     """Places of traces with a null among the values."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     if not pairs.column("value").null_count:
         return set()
@@ -115,7 +119,7 @@ def _with(pairs: "pa.Table", more: list[tuple[int, str, str]]) -> "pa.Table":
 
 def _picked(pairs: "pa.Table", key: str, of: dict[int, int]) -> list[str]:
     """The value of one key by the trace's row, empty without one."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     found = pairs.filter(pc.equal(pairs.column("key"), key))
     values = [""] * len(of)
@@ -129,7 +133,8 @@ def _maps(pairs: "pa.Table", places: list[int]) -> "pa.Array":
     """A map for each place of the pairs that follow each other by place."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     pairs = pairs.filter(pc.is_in(pairs.column("nth"), pa.array(places, pa.int64())))  # Some were deleted in between.
     nth = pairs.column("nth").to_numpy()

@@ -14,7 +14,7 @@ own.
 import random
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -30,9 +30,10 @@ from resources.platform import Platform
 from resources.publisher import Lag, Publisher, lag_of
 from resources.reading import open_reader
 from resources.score_claims import Claims, part_of
-from resources.score_crew import Crew, Said, Task, called_here, in_blocks
+from resources.score_crew import Crew
 from resources.score_run import Owed, Run, within
 from resources.score_table import ScoreTable
+from resources.score_tasks import Said, Task, called_here, in_blocks
 from resources.score_units import Owing, Units, of_sessions, of_traces, only, sampled, window
 from resources.scorer_call import Call
 from resources.scorer_registry import MlflowScorerRegistry
@@ -205,12 +206,15 @@ def _coverage(
     return found
 
 
-def _tried(publish: Any) -> str:
+def _tried(publish: Callable[[], object]) -> str:
     """Publish, and return why it failed: the scores are in the tables, the next run goes on."""
+    from mlflow.exceptions import MlflowException
+
     try:
         publish()
-    except Refused as refusal:
-        return f"the scores are in the tables, and not yet in MLflow: {refusal}"
+    except (Refused, MlflowException) as error:
+        said = " ".join(str(error).split())[:300]
+        return f"the scores are in the tables, and not yet in MLflow: {said}"
     return ""
 
 

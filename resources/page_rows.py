@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resources import stored_traces
+from resources.arrow_compute import compute
 from resources.database_sql import SPANS_AT
 from resources.head_columns import assessment_columns, trace_columns
 from resources.public_reader import PublicReader
@@ -78,7 +79,7 @@ class PageRows:
                 found: Any = (infos[nth], _listed(spans.get(nth)))
                 failed = next((one for one in (infos[nth], spans.get(nth)) if isinstance(one, Exception)), None)
                 if nth in away:
-                    found = self._public.parts(self._stored.ids[nth])
+                    found = self._public.fetch.parts(self._stored.ids[nth])
                 elif failed is not None:
                     found = unreadable(failed)
                 made = rows_or_why(*found, text) if isinstance(found, tuple) else found
@@ -115,7 +116,7 @@ class PageRows:
 
 def elsewhere(stored: Stored) -> set[int]:
     """Places of traces whose spans MLflow does not keep in the database, or moved away while we read."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     if stored.spans is None:
         return set()
@@ -128,7 +129,8 @@ def elsewhere(stored: Stored) -> set[int]:
 def _whole(table: str, ordinary: "Table", heads: "Table", stored: "Table", odd_rows: Odd) -> "Table":
     """Columns of `table` with `nth` and `start_ns`, for traces that are there: ordinary rows, then odd ones."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     at = pc.index_in(ordinary.column("nth"), heads.column("nth").combine_chunks())
     there = pc.is_valid(at)
@@ -155,7 +157,8 @@ def _whole(table: str, ordinary: "Table", heads: "Table", stored: "Table", odd_r
 def _answered(heads: "Table", stored: "Table", spans: "Table | None") -> "Table":
     """Columns of `traces` with `nth`: with the root's inputs and outputs, or the previews MLflow kept of them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     columns = {name: heads.column(name) for name in heads.column_names}
     nothing = pa.nulls(heads.num_rows)
@@ -176,7 +179,8 @@ def _answered(heads: "Table", stored: "Table", spans: "Table | None") -> "Table"
 def _joined(table: str, made: "Table", gone: "pa.Array", apart: "Table") -> "Table":
     """Rows in columns without those of some traces, and rows made apart, with the table's columns."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = compute()
 
     kept = made.filter(pc.invert(pc.is_in(made.column("nth"), gone))) if len(gone) else made
     schema = arrow_schema(table)

@@ -42,7 +42,7 @@ ABANDONED = 16
 """Threads left behind with a call that hangs, after which the process is ended."""
 
 _READ_PAGE = 200  # Traces with spans in memory.
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.01
 _TELL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
@@ -61,6 +61,7 @@ class Child:
     broken: dict[int, int] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
     _abandoned: int = 0
+    _left: int = 0
     _told: float = 0.0
 
     def serve(self) -> None:
@@ -97,9 +98,10 @@ class Child:
 
     def _called_on_threads(self, subjects: Iterable[tuple[int, int, Any]]) -> None:
         todo: queue.SimpleQueue[tuple[int, int, Any]] = queue.SimpleQueue()
-        open_calls: dict[tuple[int, int], float] = {}
+        begun: dict[tuple[int, int], float] = {}
         for subject in subjects:
             todo.put(subject)
+        self._left = todo.qsize()
 
         def work() -> None:
             while True:
@@ -108,35 +110,35 @@ class Child:
                 except queue.Empty:
                     return
                 with self.lock:
-                    if self.broken.get(call, 0) >= BROKEN_AFTER:
-                        continue
-                    open_calls[key, call] = time.monotonic()
-                answer = self._asked(call, subject)
+                    is_broken = self.broken.get(call, 0) >= BROKEN_AFTER
+                    begun.update({} if is_broken else {(key, call): time.monotonic()})
+                if not is_broken:
+                    answer = self._asked(call, subject)
+                    with self.lock:
+                        if begun.pop((key, call), None) is None:
+                            return  # Left behind: it was said that the time ran out, and another thread took over.
+                    self._said(key, call, answer)
                 with self.lock:
-                    if open_calls.pop((key, call), None) is None:
-                        return  # Left behind: it was said that the time ran out, and another thread took over.
-                self._said(key, call, answer)
+                    self._left -= 1
 
-        threads = [self._thread(work) for _ in range(min(self.threads, todo.qsize()))]
-        while any(thread.is_alive() for thread in threads):
+        for _ in range(min(self.threads, self._left)):
+            self._thread(work)
+        while self._left:
             BEAT.pack_into(self.beat, 0, -1, -1, time.monotonic_ns())
-            threads[-1].join(_POLL_SECONDS)
-            now = time.monotonic()
+            time.sleep(_POLL_SECONDS)
             with self.lock:
-                late = [pair for pair, begun in open_calls.items() if now - begun > self.calls[pair[1]].seconds]
+                now = time.monotonic()
+                late = [pair for pair, since in begun.items() if now - since > self.calls[pair[1]].seconds]
                 for pair in late:
-                    del open_calls[pair]
+                    del begun[pair]
             for key, call in late:
                 self._said(key, call, overdue(self.calls[call]))
                 self._abandoned += 1
                 if self._abandoned >= ABANDONED:
                     os._exit(0)
-                threads.append(self._thread(work))
-            if late:
+                self._thread(work)
                 with self.lock:
-                    waiting = bool(open_calls)
-                if not waiting and todo.empty():
-                    return
+                    self._left -= 1
 
     def _asked(self, call: int, subject: Any) -> Answer:
         """The answer; a call whose service does not answer is repeated, within the time one call may take."""
@@ -165,10 +167,8 @@ class Child:
                 self._told = now
 
     @staticmethod
-    def _thread(work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread
+    def _thread(work: Callable[[], None]) -> None:
+        threading.Thread(target=work, daemon=True).start()
 
 
 def held(trace: Any, name: tuple[str, str], session: int) -> str | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from lifecycle_assets.refused import Refused
 from resources.score_child import BEAT, BROKEN_AFTER, Child, Reading, become_child, overdue
+from resources.score_tasks import Said, Task, without
 from resources.scorer_call import Call
 from resources.trace_scores import FAILED, TRANSIENT, Answer
 
@@ -35,30 +36,6 @@ DEATHS = 5
 """Children that end without a word between two answers, after which it is not a scorer's fault."""
 
 _TICK_SECONDS = 0.1
-_PIPE_BYTES = 24_000  # Two blocks and their answers fit into the pipes: nobody waits for the other.
-
-
-@dataclass(frozen=True)
-class Task:
-    """A trace, or the traces of a session in order, and the calls it is owed (their numbers)."""
-
-    key: int
-    trace_ids: tuple[str, ...]
-    calls: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What came of a task's call.
-
-    `kind` is `said`, with the answer; `there`: MLflow has it (code `error`: an error that stays); `gone`: the trace was
-    deleted (`call` is -1).
-    """
-
-    key: int
-    call: int
-    kind: str
-    answer: Answer
 
 
 @dataclass(eq=False)
@@ -225,7 +202,7 @@ class Crew:
             yield self._noted(culprit)
         self._running.remove(child)
         self._end(child)
-        blocks = [_without(block, child.heard) for block in child.blocks]
+        blocks = [without(block, child.heard) for block in child.blocks]
         if left := [block for block in blocks if block]:
             fresh = self._start()
             for block in left:
@@ -247,46 +224,3 @@ class Crew:
                 os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
         child.beat.close()
-
-
-def in_blocks(tasks: Iterable[Task], most: int) -> Iterator[list[Task]]:
-    """Tasks in blocks of at most `most`, and not larger than what fits into a pipe."""
-    block: list[Task] = []
-    size = 0
-    for task in tasks:
-        more = 30 + sum(len(one) + 4 for one in task.trace_ids) + 4 * len(task.calls)
-        if block and (len(block) >= most or size + more > _PIPE_BYTES):
-            yield block
-            block, size = [], 0
-        block.append(task)
-        size += more
-    if block:
-        yield block
-
-
-def _without(block: Sequence[Task], heard: set[tuple[int, int]]) -> list[Task]:
-    left = []
-    for task in block:
-        calls = tuple(call for call in task.calls if (task.key, call) not in heard)
-        if calls and (task.key, -1) not in heard:
-            left.append(Task(task.key, task.trace_ids, calls))
-    return left
-
-
-def called_here(
-    calls: Sequence[Call], names: Sequence[tuple[str, str]], read: Reading, blocks: Iterable[list[Task]]
-) -> Generator[Said | None]:
-    """As `Crew.answers`, in this process: where processes cannot be forked. Nothing ends a call that hangs."""
-    from resources.score_child import held
-
-    for block in blocks:
-        traces = {trace.info.trace_id: trace for trace in read([one for task in block for one in task.trace_ids])}
-        for task in block:
-            found = [traces[one] for one in task.trace_ids if one in traces]
-            for call in task.calls if found else ():
-                there = held(found[0], names[call], len(found) if calls[call].session else 0)
-                if there is not None:
-                    yield Said(task.key, call, "there", Answer(code=there))
-                else:
-                    yield Said(task.key, call, "said", calls[call](found if calls[call].session else found[0]))
-        yield None

@@ -16,9 +16,10 @@ from lifecycle_assets.records import ScorerVersion
 from resources.publisher import Publisher
 from resources.redaction import Redaction
 from resources.score_claims import Claims
-from resources.score_crew import Crew, Said, Task
+from resources.score_crew import Crew
 from resources.score_rows import Scored, rows_of
 from resources.score_table import ScoreTable
+from resources.score_tasks import Said, Task
 from resources.score_units import Owing, Units
 from resources.scoring import ScoreLimits
 from resources.worker import Progress

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _ENDPOINT = "/api/3.0/mlflow/traces/batchGet"
+_PASSING = frozenset({408, 425, 429, 502, 503, 504})  # Not 500: asking again for a trace it cannot read is in vain.
 
 
 class ServerTraces:
@@ -29,7 +30,9 @@ class ServerTraces:
         from mlflow.utils.proto_json_utils import parse_dict
         from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-        answer = http_request(self._credentials, _ENDPOINT, "GET", params={"trace_ids": list(ids)})
+        answer = http_request(
+            self._credentials, _ENDPOINT, "GET", params={"trace_ids": list(ids)}, retry_codes=_PASSING
+        )
         found = orjson.loads(verify_rest_response(answer, _ENDPOINT).content)
         traces = {}
         for trace in found.get("traces", ()):

@@ -11,16 +11,20 @@ that needs an escape, a kind that MLflow derives from others. DuckDB also takes 
 number of more than 308 digits.
 """
 
+# ruff: noqa: S608 - SQL of names and numbers of ours; what traces say comes as a table.
+
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from resources.arrow_compute import compute
 from resources.trace_rows import OWN_COLUMN
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEPT = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]*")  # Keys of attributes that need no escape, in JSON or in a path.
+_ROWS = 256  # Spans that DuckDB has parsed at once.
 _MOST_KEYS = 96  # Attributes known at once; spans with others are odd.
 _FIRST = (*OWN_COLUMN, "mlflow.spanLogLevel", "mlflow.chat.tokenUsage", "mlflow.llm.model")
 _LENIENT = r"(?i)(^|[\[:,\s-])(nan|inf)|,\s*[\]}]|(^|[\[:,\s-])[0-9.]+e\+?[0-9]{3}"
@@ -48,7 +52,7 @@ class SpanColumns:
 
     def _unknown(self, spans: "pa.Table", made: "pa.Table") -> list[str]:
         """Attributes that spans have and the query did not ask for."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         if len(self._keys) >= _MOST_KEYS or not pc.any(made.column("missing")).as_py():
             return []
@@ -68,7 +72,11 @@ class SpanColumns:
             return self._run(_query(tuple(self._keys)), self._run(read, spans))
 
     def _run(self, query: str, spans: "pa.Table", *, rows: bool = False) -> Any:
-        self.connection.register("spans", spans)
+        import pyarrow as pa
+
+        # DuckDB keeps what it parsed until the end of a batch, in each of its JSON functions.
+        small = pa.Table.from_batches(spans.to_batches(max_chunksize=_ROWS), schema=spans.schema)
+        self.connection.register("spans", small)
         try:
             found = self.connection.sql(query)
             return found.fetchall() if rows else found.to_arrow_table()

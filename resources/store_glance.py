@@ -1,9 +1,10 @@
 """Cheap looks at where state is kept: whether what a sensor watches has changed since its last tick.
 
-Lives here: the state of a SQLite file, what can be watched in it (one query each), the newest commit of a Delta table.
+Lives here: what can be watched in MLflow's SQLite file, one query each; the state of that file and of Delta tables.
 Add here: a further thing a sensor watches, as the rows its decision rests on.
-Not here: what the rows mean. A glance answers "as it was" or nothing; who sees a change asks the gateways.
+Not here: what the facts of files say (`file_facts.py`), what the rows mean.
 
+A glance answers "as it was" or nothing; who sees a change asks the gateways.
 Every answer is a text to compare with an earlier one: equal means unchanged. The empty text means that it cannot be
 told (a server, an object store, a schema we never tested, a file that is being written): then the platform's client
 is asked as if there were no glance. No module of MLflow, Delta or Arrow is imported.
@@ -11,24 +12,15 @@ is asked as if there were no glance. No module of MLflow, Delta or Arrow is impo
 
 import hashlib
 import json
-import os
-import re
 import sqlite3
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from resources.database import KNOWN_REVISIONS
+from resources.file_facts import file_state, newest_commit
 from resources.platform import Platform
-
-_COMMIT = re.compile(r"([0-9]{20})\.json")
-TICK_NS = 20_000_000
-"""How far apart two writes to one file have another time: Linux stamps files by a clock that ticks every 1 to 10 ms."""
-
-COARSE_TICK_NS = 2_500_000_000
-"""The same where times are whole seconds, as on older file systems: two for FAT, and some more."""
 
 
 @dataclass(frozen=True)
@@ -164,70 +156,3 @@ class StoreGlance:
             return newest_commit(Path(uri) / "_delta_log")
         except OSError:
             return ""
-
-
-def file_state(file: Path) -> str:
-    """See `StoreGlance.state`.
-
-    By the facts of the files alone: to open one and close it again would take away the locks that MLflow's connections
-    of this process hold on it (https://www.sqlite.org/howtocorrupt.html, 2.2). Every commit writes the file or, ahead
-    of it, the log; two of them differ by their time once the file system's clock has ticked in between.
-    """
-    try:
-        facts = [found for suffix in ("", "-wal") if (found := _facts(file.with_name(file.name + suffix)))]
-        if not facts or _facts(file.with_name(file.name + "-journal")):
-            return ""  # No database, or in the middle of a transaction.
-    except OSError:
-        return ""
-    now = time.time_ns()
-    if any(abs(now - one.st_mtime_ns) < _tick(one.st_mtime_ns) for one in facts):
-        return ""
-    return hashlib.sha256("|".join(map(_identity, facts)).encode()).hexdigest()[:32]
-
-
-def newest_commit(log: Path) -> str:
-    """Version and facts of the newest commit in a Delta log; `none` without a table, empty when it cannot be told.
-
-    A table that was made anew or restored has other facts at the same version. Raises `OSError` for a log that cannot
-    be read.
-    """
-    version = _seen.get(log, -1)
-    if version < 0 or not _commit(log, version).exists():
-        try:
-            names = [entry.name for entry in log.iterdir()]
-        except FileNotFoundError:
-            return "none"
-        version = max((int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))), default=-1)
-        if version < 0:
-            return ""
-    while _commit(log, version + 1).exists():
-        version += 1
-    _seen[log] = version
-    return f"{version}.{_identity(_commit(log, version).stat())}"
-
-
-_seen: dict[Path, int] = {}
-"""Delta log to the version this process saw last: where the next look begins, and nothing else."""
-
-
-def _commit(log: Path, version: int) -> Path:
-    return log / f"{version:020}.json"
-
-
-def _identity(facts: os.stat_result) -> str:
-    """What a file's own facts say of its content: no order of times, only whether they are the same."""
-    return f"{facts.st_ino}.{facts.st_mtime_ns}.{facts.st_ctime_ns}.{facts.st_size}"
-
-
-def _facts(file: Path) -> os.stat_result | None:
-    """The facts of a file that holds something; None for an empty one and for none."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found if found.st_size else None
-
-
-def _tick(time_ns: int) -> int:
-    """Nanoseconds within which a file system may give two writes the same time."""
-    return COARSE_TICK_NS if time_ns % 10**9 == 0 else TICK_NS

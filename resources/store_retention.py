@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _AGAIN = "run the day's archived_traces again"
 
 CHUNK = 100
-"""Traces deleted in one call: what Databricks and MLflow's own pages take."""
+"""Traces that are proven and deleted at a time: for so long MLflow's database is locked, and memory is taken."""
 
 
 def release(platform: Platform, agent: Agent, now: date, progress: Progress) -> list[Released]:
@@ -99,8 +99,8 @@ class Proof:
         self._quarantined = len(tables.ids("quarantine", Days(day, day)))
         self._unpublished = ScoreTable(platform, agent.spec.table_prefix).pending(day).num_rows
         self._traces = set(tables.ids("traces", Days(day, day)).to_pylist())
-        self._spans = self._keys(tables, "spans", "span_id")
-        self._said = self._keys(tables, "assessments", "assessment_id")
+        self._spans = set(_keyed(self._rows(tables, "spans", "span_id"), "span_id"))
+        self._said = _keyed(self._rows(tables, "assessments", "assessment_id", "updated_at"), "assessment_id")
 
     def of_day(self, ids: Sequence[str]) -> str:
         """Why the day has to wait, by what needs no trace to be read; empty when nothing speaks against it."""
@@ -122,19 +122,21 @@ class Proof:
             one = batch.quarantined[0]
             return self._waits(f"trace {one.trace_id} cannot be read ({one.reason[:160].rstrip('.')})", _AGAIN)
         lacking = set(batch.traces.column("trace_id").to_pylist()) - self._traces
-        spans = _pairs(batch.spans, "span_id") - self._spans if batch.spans is not None else set()
-        said = _pairs(batch.assessments, "assessment_id") - self._said
+        spans = set(_keyed(batch.spans, "span_id")) - self._spans if batch.spans is not None else set()
+        there = _keyed(batch.assessments, "assessment_id")
+        said = [key for key, at in there.items() if key not in self._said or _later(at, self._said[key])]
         for found, what in ((lacking, "traces"), (spans, "spans"), (said, "assessments")):
             if found:
-                return self._waits(f"{len(found)} {what} in MLflow are not in the tables", _AGAIN)
+                return self._waits(f"{len(found)} {what} in MLflow are not in the tables as they are now", _AGAIN)
         return ""
 
     def _waits(self, what: str, remedy: str) -> str:
         return f"{self.day}: stays in MLflow, {what}; {remedy}."
 
-    def _keys(self, tables: ArchiveTables, table: str, key: str) -> set[tuple[str, str]]:
-        query = f"SELECT trace_id, {key} FROM t WHERE {Days(self.day, self.day).condition}"  # noqa: S608 names of ours
-        return _pairs(tables.select(table, query, ["trace_id", key]), key)
+    def _rows(self, tables: ArchiveTables, table: str, *names: str) -> "pa.Table":
+        listed = ["trace_id", *names]
+        query = f"SELECT {', '.join(listed)} FROM t WHERE {Days(self.day, self.day).condition}"  # noqa: S608 names of ours
+        return tables.select(table, query, listed)
 
 
 def in_review(platform: Platform, experiment: str) -> frozenset[str]:
@@ -168,6 +170,14 @@ def _of_day(listing: "pa.Table", day: date) -> "pa.Table":
     return listing.slice(first, bisect_left(starts, days.until_ms) - first)
 
 
-def _pairs(rows: "pa.Table", key: str) -> set[tuple[str, str]]:
-    """The ids of traces with the keys of what belongs to them."""
-    return set(zip(rows.column("trace_id").to_pylist(), rows.column(key).to_pylist(), strict=True))
+def _keyed(rows: "pa.Table", key: str) -> dict[tuple[str, str], datetime | None]:
+    """The ids of traces with the keys of what belongs to them, and when that was last changed, where it is said."""
+    nothing = [None] * rows.num_rows
+    changed = rows.column("updated_at").to_pylist() if "updated_at" in rows.column_names else nothing
+    keys = zip(rows.column("trace_id").to_pylist(), rows.column(key).to_pylist(), strict=True)
+    return dict(zip(keys, changed, strict=True))
+
+
+def _later(one: datetime | None, other: datetime | None) -> bool:
+    """Whether `one` is later by a millisecond, which is what MLflow counts."""
+    return one is not None and (other is None or one - other >= timedelta(milliseconds=1))

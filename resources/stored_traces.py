@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resources.arrow_compute import compute
 from resources.database_sql import ASSESSMENT, COST, USAGE
 from resources.redaction import loads
 from resources.row_batches import UNREADABLE
@@ -41,7 +42,7 @@ class Stored:
 
     def only(self, places: "pa.Array") -> "Stored":
         """The rows of some places."""
-        import pyarrow.compute as pc
+        pc = compute()
 
         def of(table: "pa.Table") -> "pa.Table":
             return table.filter(pc.is_in(table.column("nth"), places))

@@ -2,7 +2,7 @@
 
 Lives here: telling a table of ours from one that must not be read, and what errors of its files mean.
 Add here: a damage people meet.
-Not here: opening tables (`delta_table.py`), mending them (`delta_upkeep.py`), full disks (`explain.py`).
+Not here: opening tables (`delta_table.py`), mending them (`delta_repair.py`), full disks (`explain.py`).
 
 Nothing here changes a table. A table somebody gave another column is read and written as before; one that lacks the
 newest columns was written by an older release. Everything else that differs is refused: DuckDB reads the files by
@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lifecycle_assets.refused import Refused
-from resources.tables import TABLES, arrow_schema
+from resources.tables import TABLES
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from deltalake import DeltaTable
 
 FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
@@ -166,33 +165,6 @@ def table_at(where: str) -> str:
     """The table of ours that is kept at a place: its name is the end of the folder's; empty for another table."""
     folder = where.rstrip("/").rpartition("/")[2]
     return next((table for table in TABLES if folder == table or folder.endswith(f"_{table}")), "")
-
-
-def fitted(source: "pa.Table", target: "DeltaTable") -> "pa.Table":
-    """`source` with the columns `target` has beyond ours, as nulls, so that a table somebody widened takes it."""
-    import pyarrow as pa
-
-    held = target.schema().fields
-    beyond = [field for field in held if field.name not in source.column_names]
-    if not beyond:
-        return source
-    schema = pa.schema(target.schema())
-    for field in beyond:
-        kind = schema.field(field.name).type
-        source = source.append_column(pa.field(field.name, kind), pa.nulls(source.num_rows, kind))
-    return source
-
-
-def complete(target: "DeltaTable", table: str) -> "DeltaTable":
-    """The table, with the columns that later releases added to it. One commit, and only when one is missing."""
-    from deltalake import DeltaTable, Schema
-
-    held = {field.name for field in target.schema().fields}
-    lacking = [field for field in Schema.from_arrow(arrow_schema(table)).fields if field.name not in held]
-    if not lacking:
-        return target
-    target.alter.add_columns(lacking)
-    return DeltaTable(target.table_uri)
 
 
 def _mapped() -> str:

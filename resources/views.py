@@ -59,12 +59,12 @@ VIEWS: dict[str, str] = {
             SELECT trace_date, name, scorer_version, coalesce(s.scored, 0) AS scored, coalesce(s.errored, 0) AS errored,
                 coalesce(s.not_applicable, 0) AS not_applicable, m.sampled, m.waiting, m.on_time
             FROM (
-                SELECT trace_date, name, scorer_version, count(*) FILTER (WHERE scored) AS scored,
-                    count(*) FILTER (WHERE NOT scored AND NOT again) AS errored,
+                SELECT trace_date, name, scorer_version, count(*) FILTER (WHERE outcome = 2) AS scored,
+                    count(*) FILTER (WHERE outcome = 1) AS errored,
                     count(*) FILTER (WHERE not_applicable) AS not_applicable
                 FROM (
-                    SELECT trace_date, name, scorer_version, trace_id, bool_or(error IS NULL) AS scored,
-                        bool_and(coalesce({OWED_AGAIN_SQL}, false)) AS again,
+                    SELECT trace_date, name, scorer_version, trace_id,
+                        max(CASE WHEN error IS NULL THEN 2 WHEN {OWED_AGAIN_SQL} THEN 0 ELSE 1 END) AS outcome,
                         bool_or(value_text = 'not applicable') AS not_applicable
                     FROM assessments
                     WHERE valid AND kind = 'feedback' AND source_type <> 'HUMAN' AND scorer_version IS NOT NULL

@@ -8,6 +8,7 @@ scoring (`resources/scoring.py`).
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,18 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
         seen = BackfillCursor(
             of_sources, newest[0].storage_id, history.last_change(instance, agent.name), f"{now:%Y-%m-%d}"
         )
-        if seen == BackfillCursor.from_json(context.cursor):
+        before = BackfillCursor.from_json(context.cursor)
+        if seen == before:
             return dg.SkipReason("No scorer, no score and no run has changed since the last tick.")
-        found = _decision(agent, instance, sql, declared, now)
+        watched = frozenset(days_due(now, 0, timedelta(minutes=agent.spec.archive.settle_minutes)))
+        if replace(seen, scores_event=before.scores_event) == before and (
+            history.days_since(instance, agent.name, before.scores_event) <= watched
+        ):
+            return dg.SensorResult(
+                skip_reason="Only days that the schedule scores anyway were scored since the last tick.",
+                cursor=seen.to_json(),
+            )
+        found = _decision(agent, instance, sql, declared, now, watched)
         if found.requests and found.said:
             context.log.info(found.said)
         return dg.SensorResult(
@@ -79,7 +89,12 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
 
 
 def _decision(
-    agent: Agent, instance: dg.DagsterInstance, sql: SqlEngine, declared: Sequence[DeclaredScorer], now: datetime
+    agent: Agent,
+    instance: dg.DagsterInstance,
+    sql: SqlEngine,
+    declared: Sequence[DeclaredScorer],
+    now: datetime,
+    watched: frozenset[str],
 ) -> "Decision":
     """Count what is owed, look up what was asked for, and decide."""
     from lifecycle_assets.monitoring import backfill_history as history
@@ -104,7 +119,7 @@ def _decision(
         agent.spec.monitoring.coverage,
         today=f"{now:%Y-%m-%d}",
         busy=frozenset(history.unfinished_days(instance, agent.name)),
-        watched=frozenset(days_due(now, 0, timedelta(minutes=agent.spec.archive.settle_minutes))),
+        watched=watched,
         cuttable=by_hash,
     )
 

@@ -12,7 +12,8 @@ from scipy.stats import nbinom
 
 from benchmarks.quiet_year import CHECKS, power, quiet
 from lifecycle_assets.monitoring.anomalies import WEEK, judge_count, judge_level, judge_share, level_of
-from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, last_hours, page_of
+from lifecycle_assets.monitoring.anomaly_sql import last_hours
+from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, page_of
 from lifecycle_assets.outcome import Check
 from lifecycle_assets.spec_monitoring import Anomalies
 from resources.delta_write import append_rows, table_to_write

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lifecycle_assets.monitoring import quality_sql
+from lifecycle_assets.monitoring import quality_sql, quality_step
 from lifecycle_assets.monitoring.alert_rules import hold, scorer_of, waiting_for
+from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.intervals import mean_interval, share_interval
 from lifecycle_assets.monitoring.quality import VALUE_CHARACTERS, daily_rows, slice_name
+from lifecycle_assets.records import ScoresRecord
 from lifecycle_assets.spec import AlertRule
 from lifecycle_assets.text import lines_plot
+from resources.delta_archive import DeltaArchive
 from resources.delta_write import append_rows, table_to_write
 from resources.feedback import FEEDBACK_NAME
 from resources.platform import Platform
+from resources.row_changes import Written
 from resources.sql_engine import DuckDbEngine
 from resources.tables import arrow_table
+from tests.building import make_agent
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 
 RULE = AlertRule(name="grounded_high", metric="grounded/mean", at_least=0.8, k=2, n=3)
@@ -213,12 +218,55 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
     for trial in range(120):
         values = rng.exponential(2.0, 200)
         for part in held:
-            bounds = mean_interval(values[:part], 200, float(values.mean()), f"{trial}")
+            bounds = mean_interval(values[:part].tolist(), 200, float(values.mean()), f"{trial}")
             assert bounds is not None
             held[part] += bounds[0] <= 2.0 <= bounds[1]
     assert all(106 <= count <= 119 for count in held.values()), held
     assert mean_interval([1.0], 1, 1.0, "one") is None
     assert mean_interval([2.0, 2.0], 2, 2.0, "equal") == (2.0, 2.0)
+
+
+def test_a_late_assessment_corrects_its_day_and_no_other(tmp_path: Path) -> None:
+    """A week later a thumb comes to one trace: rows of that day change in one commit, the other day gets none."""
+    platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)})
+    archive, engine, other = DeltaArchive(platform), DuckDbEngine(platform), date(2026, 11, 21)
+    first = [make_rows(i) for i in range(12)]
+    archive.upsert_day(PREFIX, DAY, first)
+    archive.upsert_day(PREFIX, other, [make_rows(100 + i, day=other) for i in range(12)])
+
+    def count(of: date) -> Written:
+        rows = list(numbers(engine, of).values())
+        return archive.replace_day(PREFIX, "quality_metrics", of, rows)
+
+    assert count(DAY).inserted > 10
+    assert count(other).inserted > 10
+    version = archive.version(PREFIX, "quality_metrics")
+    thumb = first[3].assessments[1] | {"assessment_id": "late", "name": FEEDBACK_NAME, "value_number": 0.0}
+    first[3].assessments.append(thumb | {"value_text": None})
+    archive.upsert_day(PREFIX, DAY, [first[3]])
+
+    assert count(other) == Written(0, 0)
+    assert archive.version(PREFIX, "quality_metrics") == version
+    assert count(DAY) == Written(3, 0)
+    assert archive.version(PREFIX, "quality_metrics") == version + 1
+    assert numbers(engine)["m-1", "negative_feedback_rate"]["value"] == 1.0
+    assert count(DAY) == Written(0, 0)
+
+
+def test_what_a_scorers_numbers_wait_for(tmp_path: Path) -> None:
+    """Its coverage of the day decides; nobody counted is not covered."""
+    covered = {"version": "1", "sampled": 100, "scored": 96, "errored": 0, "waiting": 4, "on_time": 96}
+    short = {**covered, "scored": 70, "waiting": 30}
+    record = ScoresRecord("2026-11-20", "d", 100, {"p_shouted": covered, "p_length": short})
+    agent = make_agent(tmp_path)
+
+    def waits(inputs: dict[str, Any]) -> dict[str, str]:
+        return quality_step.waits(DayStep(agent, DAY, inputs, {}, print), "p_")
+
+    found = waits({"trace_scores": record.to_json()})
+    assert found["shouted"] == ""
+    assert found["length"].startswith("30 of 100 sampled traces wait for their score (70.0 % are there")
+    assert all("run tiny_monitor for the day" in said for said in waits({}).values())
 
 
 def test_history_adds_counts_and_averages_the_rest(tmp_path: Path) -> None:

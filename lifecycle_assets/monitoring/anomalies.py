@@ -22,6 +22,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+CHECKS = {
+    "volume_anomaly": "As many traces as in the same hours of earlier weeks.",
+    "error_rate_anomaly": "No more errors than in the same hours of earlier weeks.",
+    "latency_anomaly": "Not slower than in the same hours of earlier weeks.",
+    "score_anomaly": "Scores not lower than in the same hours of earlier weeks.",
+}
+"""The checks and what each promises."""
+
 HOURS = 4
 """Hours of one window; a day has six."""
 

@@ -1,7 +1,8 @@
-"""The last complete hours of a day against the same hours of earlier weeks: reading them, and the four checks.
+"""The last complete hours of a day against the same hours of earlier weeks: the four checks.
 
-Lives here: two statements over the archive, what each check says, and the traces to look at when one alarms.
-Add here: a fifth thing to compare. Not here: the statistics (`anomalies.py`), the daily numbers (`quality_step.py`).
+Lives here: what each check says, and the traces to look at when one alarms.
+Add here: a fifth thing to compare.
+Not here: the statistics (`anomalies.py`), SQL (`anomaly_sql.py`), the daily numbers (`quality_step.py`).
 
 The hours are windows of `anomalies.HOURS`, aligned with the day. One is complete when the archive was brought up to
 date after its end. While there is too little to judge a check passes and says so: a quiet start is no alarm.
@@ -9,16 +10,16 @@ date after its end. While there is too little to judge a check passes and says s
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 from lifecycle_assets.monitoring.anomalies import (
+    CHECKS,
     FEWEST,
     FEWEST_P95,
     HOURS,
-    WEEK,
     Finding,
     judge_count,
     judge_level,
@@ -26,81 +27,16 @@ from lifecycle_assets.monitoring.anomalies import (
     judged_from,
     level_of,
 )
+from lifecycle_assets.monitoring.anomaly_sql import WORST_SQL, Hours, Read, last_hours, read_hours, start_of
+from lifecycle_assets.outcome import Check
 from lifecycle_assets.spec_monitoring import Anomalies
-from resources.needs import SqlEngine
+from lifecycle_assets.text import lines_plot, plain
 from resources.platform import Platform
-
-if TYPE_CHECKING:
-    from lifecycle_assets.outcome import Check
-
-CHECKS = {
-    "volume_anomaly": "As many traces as in the same hours of earlier weeks.",
-    "error_rate_anomaly": "No more errors than in the same hours of earlier weeks.",
-    "latency_anomaly": "Not slower than in the same hours of earlier weeks.",
-    "score_anomaly": "Scores not lower than in the same hours of earlier weeks.",
-}
-"""The checks and what each promises."""
+from resources.run_marks import page
+from resources.sql_engine import SqlEngine
 
 SHOWN = 5
 """Traces an alarm names to look at."""
-
-TRACES_SQL = f"""
-SELECT place, count(*) AS n, count(*) FILTER (WHERE state <> 'OK') AS errors, count(ms) AS timed,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50, percentile_cont(0.95) WITHIN GROUP (ORDER BY ms) AS p95
-FROM (
-    SELECT state, CASE WHEN state = 'OK' THEN execution_ms END AS ms,
-        CAST(floor(date_diff('hour', CAST(? AS TIMESTAMPTZ), request_time) / {HOURS}) AS BIGINT) AS place
-    FROM traces WHERE trace_date >= ? AND trace_date <= ?
-) t WHERE place <= ? GROUP BY place ORDER BY place
-"""  # noqa: S608 - put together from constants
-SCORES_SQL = f"""
-SELECT name, scorer_version, place, count(*) AS n, sum(value) AS total,
-    coalesce(bool_and(value = 0 OR value = 1), false) AS passes
-FROM (
-    SELECT a.name, coalesce(a.scorer_version, '') AS scorer_version, a.value_number AS value,
-        CAST(floor(date_diff('hour', CAST(? AS TIMESTAMPTZ), t.request_time) / {HOURS}) AS BIGINT) AS place
-    FROM assessments a JOIN traces t USING (trace_id, trace_date)
-    WHERE a.trace_date >= ? AND a.trace_date <= ? AND t.trace_date >= ? AND t.trace_date <= ?
-        AND list_contains(?, a.name) AND a.value_number IS NOT NULL
-        AND a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN'
-    QUALIFY row_number() OVER (
-        PARTITION BY a.trace_id, a.name, a.scorer_version ORDER BY a.updated_at DESC, a.assessment_id
-    ) = 1
-) s WHERE place <= ? GROUP BY name, scorer_version, place ORDER BY name, scorer_version, place
-"""  # noqa: S608 - put together from constants
-WORST_SQL = {
-    "volume_anomaly": """
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
-ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
-    "error_rate_anomaly": """
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
-    AND t.state <> 'OK' ORDER BY t.request_time DESC, t.trace_id LIMIT ?""",
-    "latency_anomaly": """
-SELECT t.trace_id, t.experiment_id FROM traces t WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ?
-    AND t.state = 'OK' AND t.execution_ms IS NOT NULL ORDER BY t.execution_ms DESC, t.trace_id LIMIT ?""",
-    "score_anomaly": """
-SELECT t.trace_id, t.experiment_id FROM traces t JOIN assessments a USING (trace_id, trace_date)
-WHERE t.trace_date = ? AND t.request_time >= ? AND t.request_time < ? AND a.name = ?
-    AND coalesce(a.scorer_version, '') = ? AND a.valid AND a.value_number IS NOT NULL
-ORDER BY a.value_number, t.trace_id LIMIT ?""",
-}
-"""The traces to look at when a check alarms, the worst first."""
-
-
-@dataclass(frozen=True)
-class Hours:
-    """The window that is judged: its number, and its hours on a day, UTC."""
-
-    place: int
-
-    @property
-    def start(self) -> datetime:
-        """When it began."""
-        return start_of(self.place)
-
-    def __str__(self) -> str:
-        end = self.start + timedelta(hours=HOURS)
-        return f"{self.start:%Y-%m-%d}, {self.start:%H:%M} to {end:%H:%M} UTC"
 
 
 @dataclass
@@ -113,21 +49,6 @@ class Compared:
     about: tuple[Any, ...] = ()
 
 
-@dataclass
-class Read:
-    """What the two statements answered, by window."""
-
-    traces: dict[int, dict[str, Any]] = field(default_factory=dict)
-    scores: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict)
-
-
-def last_hours(day: date, until: datetime) -> Hours | None:
-    """The last window of the day that ended by `until`, None while none did."""
-    midnight = datetime.combine(day, time(), UTC)
-    ended = (min(until, midnight + timedelta(days=1)) - midnight) // timedelta(hours=HOURS)
-    return Hours(_place(midnight) + ended - 1) if ended > 0 else None
-
-
 def anomaly_checks(
     sql: SqlEngine,
     prefix: str,
@@ -137,20 +58,17 @@ def anomaly_checks(
     declared: Anomalies,
     scorers: Mapping[str, str],
     awaited: Mapping[str, str],
-) -> "tuple[list[Check], dict[str, Any]]":
+) -> tuple[list[Check], dict[str, Any]]:
     """The four checks, and metadata for the page: a picture of what was compared, and links to the traces to look at.
 
     `until` is the moment up to which the archive is complete. `scorers` maps declared names to registered ones;
     `awaited` says for which of them scores are still to come.
     """
-    from lifecycle_assets.outcome import Check
-    from lifecycle_assets.text import lines_plot
-
     hours = last_hours(day, until)
     if hours is None:
         why = f"Not judged yet: no {HOURS} hours of {day} are complete in the archive; the next run looks again."
         return [Check(name, True, why, is_error=False) for name in CHECKS], {}
-    found = _read(sql, prefix, hours, declared.weeks, sorted(scorers.values()))
+    found = read_hours(sql, prefix, hours, declared.weeks, sorted(scorers.values()))
     first = min(found.traces, default=hours.place)
     if hours.place < judged_from(first, declared.weeks):
         begin = start_of(judged_from(first, declared.weeks))
@@ -173,38 +91,8 @@ def anomaly_checks(
 
 def page_of(trace_id: str, experiment_id: str) -> str:
     """The trace's page in MLflow; empty where MLflow has no pages."""
-    from resources.run_marks import page
-
     path = f"experiments/{quote(experiment_id or '', safe='')}/traces?selectedEvaluationId={quote(trace_id, safe='')}"
     return page(Platform.from_env(), path)
-
-
-def start_of(place: int) -> datetime:
-    """When a window begins."""
-    from lifecycle_assets.monitoring.windows import MONDAY
-
-    return MONDAY + timedelta(hours=HOURS * place)
-
-
-def _place(moment: datetime) -> int:
-    from lifecycle_assets.monitoring.windows import MONDAY
-
-    return (moment - MONDAY) // timedelta(hours=HOURS)
-
-
-def _read(sql: SqlEngine, prefix: str, hours: Hours, weeks: int, names: list[str]) -> Read:
-    from lifecycle_assets.monitoring.windows import MONDAY
-
-    oldest, last = start_of(hours.place - (weeks + 1) * WEEK - 1).date(), hours.start.date()
-    read = Read()
-    rows = sql.query(prefix, TRACES_SQL, [MONDAY, oldest, last, hours.place]).dicts()
-    read.traces = {int(row["place"]): row for row in rows}
-    if names:
-        values = [MONDAY, oldest, last, oldest, last, names, hours.place]
-        for row in sql.query(prefix, SCORES_SQL, values, limit=100_000).dicts():
-            of_version = read.scores.setdefault((row["name"], row["scorer_version"]), {})
-            of_version[int(row["place"])] = row
-    return read
 
 
 def _compared(
@@ -275,9 +163,7 @@ def _to_look_at(
     return [(row["trace_id"], row["experiment_id"]) for row in sql.query(prefix, WORST_SQL[check], values).dicts()]
 
 
-def _check(name: str, hours: Hours, weeks: int, numbers: list[Compared], ids: list[str]) -> "Check":
-    from lifecycle_assets.outcome import Check
-    from lifecycle_assets.text import plain
+def _check(name: str, hours: Hours, weeks: int, numbers: list[Compared], ids: list[str]) -> Check:
 
     judged = [one for one in numbers if not one.finding.why_not]
     alarming = [one for one in judged if one.finding.is_anomaly]

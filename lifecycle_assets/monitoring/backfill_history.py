@@ -34,6 +34,9 @@ SENSOR, COMMAND = "sensor", "command"
 MAX_RUNS = 2000
 """Runs of one UTC day that are read: more than a backfill of a year asks for."""
 
+MAX_EVENTS = 200
+"""Materializations since the last tick that are looked at one by one."""
+
 MEASURED = 20
 """Materializations over which the time of a call is measured."""
 
@@ -122,6 +125,13 @@ def last_change(instance: dg.DagsterInstance, agent: str) -> str:
     wanted = dg.RunsFilter(job_name=f"{agent}_scorer_backfill")
     newest = instance.get_run_records(wanted, limit=1, order_by="update_timestamp")
     return newest[0].update_timestamp.isoformat() if newest else ""
+
+
+def days_since(instance: dg.DagsterInstance, agent: str, storage_id: int) -> set[str]:
+    """The days that were scored since that event; with an empty day when they are too many to look at."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey([agent, "trace_scores"]), after_storage_id=storage_id)
+    events = instance.fetch_materializations(wanted, limit=MAX_EVENTS).records
+    return {event.partition_key or "" for event in events} | ({""} if len(events) == MAX_EVENTS else set())
 
 
 def midnight(now: datetime) -> datetime:

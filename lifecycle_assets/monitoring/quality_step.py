@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lifecycle_assets.monitoring.alert_rules import hold, waiting_for
-from lifecycle_assets.monitoring.anomaly_step import CHECKS, anomaly_checks
+from lifecycle_assets.monitoring.anomalies import CHECKS
+from lifecycle_assets.monitoring.anomaly_step import anomaly_checks
 from lifecycle_assets.monitoring.coverage import awaited, coverage_rows
 from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.quality import daily_rows
@@ -64,13 +65,13 @@ def quality_metrics(step: DayStep) -> Outcome:
     series: dict[str, list[tuple[str, float, float | None, float | None]]] = {}
     for row in history:
         series.setdefault(row["metric"], []).append((row["day"], row["value"], row["low"], row["high"]))
-    waits = _waits(step, scorer_prefix)
+    waiting = waits(step, scorer_prefix)
     checks = []
     for rule in agent.spec.alerts.rules:
         values = [(point[0], point[1]) for point in series.get(rule.metric, [])]
-        breach = hold(rule, values, day.isoformat(), awaited=waiting_for(rule.metric, waits))
+        breach = hold(rule, values, day.isoformat(), awaited=waiting_for(rule.metric, waiting))
         checks.append(Check(rule.name, not breach.breached, breach.sentence, is_error=not breach.unknown))
-    compared, page = _anomalies(step, sql, scorer_prefix, waits)
+    compared, page = _anomalies(step, sql, scorer_prefix, waiting)
     shown = {name: series[name] for name in sorted(series) if "{" not in name and _is_drawn(name)}
     listed = sorted(rows, key=lambda row: ("{" in row["metric"], row["model_id"], row["metric"]))[:SHOWN]
     return Outcome(
@@ -90,7 +91,7 @@ def quality_metrics(step: DayStep) -> Outcome:
     )
 
 
-def _waits(step: DayStep, scorer_prefix: str) -> dict[str, str]:
+def waits(step: DayStep, scorer_prefix: str) -> dict[str, str]:
     """Declared scorer to why its numbers of the day are not to be judged yet, empty where they are."""
     given = step.inputs.get("trace_scores")
     coverage: Mapping[str, Any] = ScoresRecord.from_json(given).coverage if given else {}
@@ -106,7 +107,7 @@ def _waits(step: DayStep, scorer_prefix: str) -> dict[str, str]:
 
 
 def _anomalies(
-    step: DayStep, sql: SqlEngine, scorer_prefix: str, waits: Mapping[str, str]
+    step: DayStep, sql: SqlEngine, scorer_prefix: str, awaiting: Mapping[str, str]
 ) -> tuple[list[Check], dict[str, Any]]:
     spec, given = step.agent.spec, step.inputs.get("archived_traces")
     if not spec.anomalies.enabled:
@@ -124,11 +125,10 @@ def _anomalies(
         until=archived - timedelta(minutes=spec.archive.settle_minutes),
         declared=spec.anomalies,
         scorers={scorer.name: scorer_prefix + scorer.name for scorer in spec.scorers if scorer.sample_rate > 0},
-        awaited=waits,
+        awaited=awaiting,
     )
 
 
 def _is_drawn(metric: str) -> bool:
-    return (
-        metric.endswith(_DRAWN) and not metric.endswith("/error_rate") and not metric.startswith(("input_", "output_"))
-    )
+    left_out = metric.endswith("/error_rate") or metric.startswith(_NOT_DRAWN)
+    return metric.endswith(_DRAWN) and not left_out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lifecycle_assets.edges import lifecycle_asset, recent_records
-from lifecycle_assets.monitoring.anomaly_step import CHECKS as ANOMALY_CHECKS
+from lifecycle_assets.monitoring.anomalies import CHECKS as ANOMALY_CHECKS
 from lifecycle_assets.spec_file import Agent
 from resources.needs import Archive, Compute, ModelRegistry, SqlEngine
 

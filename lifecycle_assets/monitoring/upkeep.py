@@ -75,7 +75,7 @@ def archive_upkeep(agent: Agent) -> dg.AssetsDefinition:
                     ],
                 ),
                 "released_traces": record.released_traces,
-                "oldest_day_kept": str(oldest),
+                "oldest_day_kept": str(oldest) if agent.spec.archive.retention_days else "all",
             },
             checks=[
                 _compacted(tended, restored),
@@ -91,8 +91,8 @@ def first_days(sql: SqlEngine, prefix: str) -> dict[str, Any]:
     """The oldest day of each table that expires; None of an empty one."""
     from resources.upkeep import EXPIRING
 
-    query = " UNION ALL ".join(f"SELECT '{name}' AS name, min(trace_date) AS first FROM {name}" for name in EXPIRING)  # noqa: S608
-    return {row["name"]: row["first"] for row in sql.query(prefix, query).dicts()}
+    query = " UNION ALL ".join(f"SELECT '{name}' AS name, min(trace_date) AS oldest FROM {name}" for name in EXPIRING)  # noqa: S608
+    return {row["name"]: row["oldest"] for row in sql.query(prefix, query).dicts()}
 
 
 def _compacted(tended: "Sequence[Tended]", restored: "Sequence[Restored]") -> dg.AssetCheckResult:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from lifecycle_assets.cli import history, lineage_traces
-from lifecycle_assets.monitoring import anomaly_step, archive_step, quality_sql, windows
+from lifecycle_assets.monitoring import anomaly_sql, archive_step, quality_sql, windows
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import assets as review
 from lifecycle_assets.review import choosing
-from resources.delta_archive import DeltaArchive
 from resources.databricks.sql.dialect import TYPES
 from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 from resources.databricks.sql.statements import StatementFailed, run_statement
+from resources.delta_archive import DeltaArchive
 from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
 from resources.platform import Platform
@@ -47,11 +47,11 @@ QUESTIONS: dict[str, tuple[str, Sequence[Any]]] = {
     **{f"{name} of a day": asked for name, asked in quality_sql.statements(DAY, {}).items()},
     **{f"{name} of slices": asked for name, asked in quality_sql.statements(DAY, SLICES).items()},
     "history": (quality_sql.HISTORY_SQL, DAYS),
-    "traces by hours": (anomaly_step.TRACES_SQL, [windows.MONDAY, *DAYS, 10**6]),
-    "scores by hours": (anomaly_step.SCORES_SQL, [windows.MONDAY, *DAYS, *DAYS, [SCORE, HOSTILE], 10**6]),
+    "traces by hours": (anomaly_sql.TRACES_SQL, [windows.MONDAY, *DAYS, 10**6]),
+    "scores by hours": (anomaly_sql.SCORES_SQL, [windows.MONDAY, *DAYS, *DAYS, [SCORE, HOSTILE], 10**6]),
     **{
         f"worst of {check}": (sql, [DAY, NIGHT, LATER, *([SCORE, "1"] if check.startswith("score") else []), 5])
-        for check, sql in anomaly_step.WORST_SQL.items()
+        for check, sql in anomaly_sql.WORST_SQL.items()
     },
     "archived until": (windows.ARCHIVED_SQL, [DAY]),
     "traces of windows": (windows.TRACES_SQL, [*CUT, *WITHIN, SLOTS]),

@@ -4,9 +4,11 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from lifecycle_assets.monitoring.upkeep import first_days
 from lifecycle_assets.spec_file import Agent
 from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.archive.upkeep import WarehouseUpkeep
+from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 from resources.platform import Platform
 from tests.building import make_agent
 from tests.workspace.app import Workspace
@@ -61,6 +63,8 @@ def test_old_days_go_and_the_numbers_stay(workspace: Workspace, databricks: Plat
 
     assert upkeep.expire(agent, NOW, print) == {"traces": 1}
     assert upkeep.expire(agent, NOW, print) == {"traces": 0}
+    oldest = first_days(WarehouseSqlEngine(databricks), agent.spec.table_prefix)
+    assert {name: day for name, day in oldest.items() if day} == {"traces": NOW - timedelta(days=2)}
     held = {row["trace_date"] for row in workspace[Lake].rows("main.agents.tiny_traces")}
     assert held == {NOW - timedelta(days=days) for days in range(3)}
     assert len(workspace[Lake].rows("main.agents.tiny_quality_metrics")) == 4

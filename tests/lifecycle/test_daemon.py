@@ -193,7 +193,9 @@ def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspa
             )
         } | {"tiny_rollback_sensor": "STOPPED"}
         schedules = {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]}
-        assert schedules == {"tiny_monitor_hourly": "RUNNING", "tiny_labeling_weekly": "RUNNING"}
+        assert schedules == {
+            f"tiny_{name}": "RUNNING" for name in ("monitor_hourly", "labeling_weekly", "upkeep_daily")
+        }
 
         wrong = loaded["wrong"]
         assert wrong["__typename"] == "PythonError"
@@ -210,7 +212,9 @@ def test_from_a_click_to_a_run_the_daemon_starts_by_itself(world: World, workspa
         assert dagster.runs("tiny_scorer_backfill") == []
 
         world.edit("scorers.py", "== spans[0].outputs.lower()", "!= spans[0].outputs.upper()")
-        done = wait_for(lambda: finished(dagster), "the daemon's sensor has both days scored again", 150)
+        done = wait_for(
+            lambda: finished(dagster), "the daemon's sensor has both days scored again, the newest first", 300
+        )
         assert {run["tags"]["dagster/partition"] for run in done} == {day_of(1), day_of(2)}
         assert {run["tags"]["dagster/sensor_name"] for run in done} == {"tiny_scorer_backfill_sensor"}
         (state,) = [

@@ -60,6 +60,8 @@ for line in sys.stdin:
             os.dup2(2, 1)
             try:
                 archive(asked)
+            except BaseException as fault:
+                print(repr(fault), file=sys.stderr, flush=True)
             finally:
                 os._exit(1)
         pids.append(pid)

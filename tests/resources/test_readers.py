@@ -39,7 +39,7 @@ def readers(platform: Platform, experiment: str = EXPERIMENT) -> tuple[TraceRead
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
+    max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
 )
 @given(made=st.lists(trace, min_size=2, max_size=3))
 def test_both_readers_give_the_same_rows_of_any_trace(world: Platform, made: list[dict[str, Any]]) -> None:
@@ -161,7 +161,7 @@ def test_scorers_are_given_the_same_traces(platform: Platform) -> None:
     given_ = list(database.traces(asked))
 
     assert [one.info.trace_id for one in given_] == [one for one in asked if one != "tr-gone"]
-    assert [one.to_json() for one in given_] == [one.to_json() for one in public.traces(asked)]
+    assert [one.to_dict() for one in given_] == [one.to_dict() for one in public.traces(asked)]
     assert given_[1].search_spans(name="call")[0].attributes["mlflow.chat.tokenUsage"]["total_tokens"] == 7
 
 
@@ -182,7 +182,7 @@ def test_a_listing_says_what_has_not_ended_and_leaves_evaluations_out(platform: 
 
 def test_pages_of_one_instant_are_listed_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resources.public_reader._SEARCH_PAGE", 3)
-    monkeypatch.setattr("resources.public_reader._PAGE", 4)
+    monkeypatch.setattr("resources.trace_fetch._PAGE", 4)
     monkeypatch.setattr("resources.database_reader._PAGE", 4)
     times = [0, 1, 1, 2, 5, 5, 5, 5, 5, 5, 5, 6, 7, 7, 7]
     made = [make_bare_trace(platform, f"tr-{99 - i:032x}", MIDNIGHT_MS + ms) for i, ms in enumerate(times)]
@@ -262,7 +262,7 @@ def test_the_state_changes_with_every_write_and_with_nothing_else(platform: Plat
 
     for nth in range(20):
         in_database(platform.home / "mlflow.db", "UPDATE trace_info SET execution_time_ms = ?", nth)
-        rows(database)
+        database.list(0, FOREVER, settled_before_ms=FOREVER)
         assert database.state() == database.state() == public.state()
         seen.add(database.state())
 

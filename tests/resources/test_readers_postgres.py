@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
+    max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
 )
 @given(made=st.lists(trace, min_size=2, max_size=3))
 def test_both_readers_give_the_same_rows_of_any_trace(world: Platform, made: list) -> None:
@@ -52,7 +52,7 @@ def test_listing_state_and_changes(world: Platform) -> None:
     listing = database.list(MIDNIGHT_MS, FOREVER, settled_before_ms=FOREVER)
     assert set(listing.ids) == {*made, bare}
     assert public.list(MIDNIGHT_MS, FOREVER, settled_before_ms=FOREVER).traces.equals(listing.traces)
-    assert [one.to_json() for one in database.traces(made)] == [one.to_json() for one in public.traces(made)]
+    assert [one.to_dict() for one in database.traces(made)] == [one.to_dict() for one in public.traces(made)]
     marks, state = database.touched(0, FOREVER, Marks()).marks, database.state()
     assert state == database.state() != 0
     assess(world, made[0], name="good", value=1)

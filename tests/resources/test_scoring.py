@@ -343,8 +343,10 @@ def test_a_scorer_that_never_answers_is_left_for_the_next_run(place: Place) -> N
 def test_what_has_a_price_is_called_on_threads_and_never_beyond_the_cap(place: Place) -> None:
     place.declare("moody", cost_per_call=0.01, timeout_seconds=0.5)
     newest = place.ids()[::-1]
-    place.mood(**{newest[3]: "sleeps"})
+    place.mood(**{newest[3]: "sleeps", "all": "slow"})
+    began = time.monotonic()
     found = place.score(ScoreLimits(max_cost_usd=0.1))
+    assert time.monotonic() - began < 30, "nobody waits for the one that sleeps"
     assert (found.calls, found.left) == (10, {"local_tiny_moody": TRACES - 10})
     assert sorted(place.calls()) == sorted(newest[:10])
     assert [row["error"] for row in place.scores() if row["error"]] == ["SCORER_TIMEOUT: no answer within 0.5 s"]

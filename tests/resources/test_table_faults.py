@@ -205,6 +205,12 @@ def test_a_column_added_by_hand_is_harmless(platform: Platform, folder: Path) ->
 
     append_rows(table_to_write(str(folder), "traces"), arrow_table("traces", [trace_rows(500)[0]]))
 
+    spans = table_to_write(str(folder.with_name("tiny_spans")), "spans")
+    spans.alter.add_columns([Field("note", PrimitiveType("string"))])
+    streamed = arrow_table("spans", trace_rows(500)[1])
+    append_rows(spans, pa.RecordBatchReader.from_batches(streamed.schema, streamed.to_batches()))
+    assert DuckDbEngine(platform).query(PREFIX, "SELECT count(*) FROM spans").rows == ((38,),)
+
     found = DuckDbEngine(platform).query(PREFIX, "SELECT count(*) AS n, count(request) AS filled FROM traces").dicts()
     assert found == [{"n": 19, "filled": 19}]
     assert {"note", "price"} <= {field.name for field in DeltaTable(folder).schema().fields}

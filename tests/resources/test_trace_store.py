@@ -20,11 +20,13 @@ from lifecycle_assets.refused import Refused
 from resources.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
+from resources.reading import open_reader
 from resources.redaction import NESTED
 from resources.sql_engine import DuckDbEngine
 from resources.tables import TABLES
 from resources.trace_rows import trace_rows
 from resources.trace_store import MlflowTraceStore
+from tests.resources.readers import rows
 
 EXPERIMENT = "/agents/tiny"
 PREFIX = "main.agents.tiny_"
@@ -421,6 +423,13 @@ def test_a_server_gives_the_same_infos_rows_and_scores(server: tuple[Platform, P
         over.infos(EXPERIMENT, DAY, settled_before_ms=FOREVER, filter_string="tier is vip")
     with pytest.raises(Refused, match="is gone"):
         list(over.read([made[0], "tr-" + "e" * 32]))
+    by_http, by_file = (open_reader(one, experiment_id(one, EXPERIMENT), pytest.fail) for one in (http, sqlite))
+    for rules in ((), RULES):
+        assert rows(by_http, rules) == rows(by_file, rules)
+    assert rows(by_http, spans=False) == rows(by_file, spans=False)
+    assert (by_http.state(), by_file.state() > 0) == (0, True)
+    asked = [made[3], "tr-" + "e" * 32, made[0]]
+    assert [one.info.trace_id for one in by_http.traces(asked)] == [made[3], made[0]]
 
 
 def test_a_server_that_is_not_there_is_explained(platform: Platform) -> None:

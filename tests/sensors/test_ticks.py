@@ -82,6 +82,16 @@ class TestScorerBackfill:
         assert (scores["local_tiny_shouted", "1"], scores["local_tiny_shouted", "2"]) == (12, 12)
         assert {version for name, version in scores if name == "local_tiny_length"} == {"1"}
 
+    def test_scores_of_today_are_left_to_the_schedule_and_cost_no_query(self, world: World):
+        """Every hour the schedule scores today; what that lacks, it scores itself the next time."""
+        cursor = world.tick("scorer_backfill_sensor").cursor
+        key = dg.AssetKey(["tiny", "trace_scores"])
+        for days_ago, said in ((0, "the schedule scores anyway"), (2, "has the scores of the present sources")):
+            world.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=day_of(days_ago)))
+            tick = world.tick("scorer_backfill_sensor", cursor)
+            assert said in tick.skip_message
+            cursor = tick.cursor
+
     def test_a_comment_is_no_change(self, world: World):
         cursor = world.tick("scorer_backfill_sensor").cursor
         world.edit("scorers.py", "    spans = ", "    # A comment.\n\n    spans = ")
