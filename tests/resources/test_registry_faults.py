@@ -24,10 +24,10 @@ from lifecycle_assets.release.standing import standing
 from lifecycle_assets.spec_file import Agent
 from resources.alias_ledger import MlflowAliasLedger
 from resources.archive import Archive
-from resources.delta_archive import DeltaArchive
 from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 from resources.databricks.registry.model_registry import UnityModelRegistry
+from resources.delta_archive import DeltaArchive
 from resources.evaluator import Evaluated, Evaluator, MlflowEvaluator
 from resources.mlflow_store import open_client
 from resources.model_registry import MlflowModelRegistry, ModelRegistry
