@@ -146,11 +146,11 @@ def _archive(turn: Turn, *, public: bool = False, newest_only: bool = False) -> 
     import pandas  # noqa: F401 not timed: Arrow imports it when it is there
 
     from benchmarks.sample import sample_agent
-    from resources.archive_marks import Days
-    from resources.archive_run import ArchiveRun, Asked
+    from resources.archive.marks import Days
+    from resources.archive.run import ArchiveRun, Asked
     from resources.mlflow_store import experiment_id
-    from resources.public_reader import PublicReader
-    from resources.reading import open_reader
+    from resources.reading.public_reader import PublicReader
+    from resources.reading.reading import open_reader
 
     agent, where = sample_agent(turn), experiment_id(turn.platform, turn.experiment)
     make = PublicReader if public else partial(open_reader, progress=_quiet)

@@ -1,7 +1,8 @@
 """The views that dashboards ask, over an archive, and again after 500 small appends.
 
 Lives here: each view, and the pandas that answers the same question today.
-Add here: a view that was added. Not here: the views (`resources/views.py`), how they are asked (`resources/sql_*.py`).
+Add here: a view that was added.
+Not here: the views (`resources/sql/views.py`), how they are asked (`resources/sql/engine.py`).
 
 The script reads the traces once with `mlflow.search_traces()` and answers all questions from that frame by groupby;
 reading takes nearly all of its time, so the same time stands beside each view. Imports are outside of the clock. A
@@ -64,7 +65,7 @@ def fragmented(turn: Turn) -> None:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-    from resources.delta_write import append_rows, table_to_write
+    from resources.delta.write import append_rows, table_to_write
 
     archived(turn)
     shutil.copytree(turn.folder / "warehouse", turn.folder / "before" / "warehouse")
@@ -142,7 +143,7 @@ def _ask(turn: Turn, view: str) -> None:
 
 
 def _all(turn: Turn, home: Path, repeats: int = 1) -> None:
-    from resources.views import VIEWS
+    from resources.sql.views import VIEWS
 
     engine, prefix = _engine(turn, home)
     for _ in range(repeats):
@@ -157,7 +158,7 @@ def _engine(turn: Turn, home: Path) -> tuple[Any, str]:
 
     from benchmarks.sample import sample_agent
     from resources.platform import Platform
-    from resources.sql_engine import DuckDbEngine
+    from resources.sql.engine import DuckDbEngine
 
     return DuckDbEngine(Platform.from_env({"LIFECYCLE_HOME": str(home)})), sample_agent(turn).spec.table_prefix
 

@@ -1,7 +1,8 @@
 """Scoring a day of production traces: our step against `mlflow.genai.evaluate` with the same three functions.
 
 Lives here: the script a user writes for it today, our step, and the scorers alone.
-Add here: another way production is scored. Not here: scoring (`resources/local_scoring.py`), running (`run.py`).
+Add here: another way production is scored.
+Not here: scoring (`resources/scoring/local_scoring.py`), running (`run.py`).
 
 The script is what MLflow documents: `mlflow.genai.evaluate(data=traces, scorers=[...])`, with its defaults. It leaves a
 run, and is done when MLflow shows the assessments. Ours calls the registered copies; it is measured until the table
@@ -93,8 +94,8 @@ def _opened(turn: Turn) -> tuple[Any, list[Any], str]:
 
 def _scored(turn: Turn) -> tuple[Measured, Measured]:
     """Every day once: until its scores are in the table, and until they are in MLflow."""
-    from resources.local_scoring import LocalScoring
     from resources.scorer_registry import MlflowScorerRegistry
+    from resources.scoring.local_scoring import LocalScoring
 
     agent = _agent(turn)
     registered = MlflowScorerRegistry(turn.platform).register(agent)

@@ -2,10 +2,10 @@
 
 Lives here: appending as the archive does, with and without what keeps a table quick, and asking it something.
 Add here: another cost that grows with commits.
-Not here: the upkeep (`resources/delta_upkeep.py`), how jobs are run (`run.py`).
+Not here: the upkeep (`resources/upkeep/delta_upkeep.py`), how jobs are run (`run.py`).
 
 A commit is 100 traces of one day, the size of a busy experiment's minute. Ours is a table as the archive makes it,
-whose day is rewritten in passing (`resources/delta_compaction.py`); the baseline is `write_deltalake` with mode append.
+whose day is rewritten in passing (`resources/delta/compaction.py`); the baseline is `write_deltalake` with mode append.
 """
 
 import statistics
@@ -54,8 +54,8 @@ def plainly(where: str, batch: "pa.Table") -> None:
 
 def as_archived(where: str, batch: "pa.Table") -> None:
     """As the archive does: with a note, and the day rewritten when it has many files."""
-    from resources.delta_compaction import compact_busy_days
-    from resources.delta_write import append_rows, table_to_write
+    from resources.delta.compaction import compact_busy_days
+    from resources.delta.write import append_rows, table_to_write
 
     target = table_to_write(where, "traces")
     append_rows(target, batch, {"archive:1:2026-11-01": (target.transaction_version("archive:1:2026-11-01") or 0) + 1})

@@ -19,9 +19,9 @@ from lifecycle_assets.jobs import agent_jobs, agent_schedules
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import Agent, find_agents
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
+from resources.sql.views import VIEWS
 from resources.tables import KEYS, PARTITION, TABLES
-from resources.views import VIEWS
 from sensors.registry import agent_sensors
 
 PAGE = Path(__file__).resolve().parent / "reference.md"

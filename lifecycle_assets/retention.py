@@ -2,7 +2,7 @@
 
 Lives here: arithmetic on the declared policy, the same for what removes days and for what must not bring them back.
 Add here: another limit that is a number of days.
-Not here: removing anything (`resources/upkeep.py`), the policy's fields (`spec_monitoring.py`).
+Not here: removing anything (`resources/upkeep/upkeep.py`), the policy's fields (`spec_monitoring.py`).
 """
 
 from datetime import UTC, date, datetime, timedelta

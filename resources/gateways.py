@@ -49,7 +49,7 @@ class ArchiveResource(dg.ConfigurableResource):
             from resources.databricks.archive.archive import WarehouseArchive
 
             return WarehouseArchive(platform)
-        from resources.delta_archive import DeltaArchive
+        from resources.archive.delta_archive import DeltaArchive
 
         return DeltaArchive(platform)
 
@@ -164,7 +164,7 @@ class ScoringResource(dg.ConfigurableResource):
             from resources.databricks.scoring.scoring import DatabricksScoring
 
             return DatabricksScoring(platform)
-        from resources.local_scoring import LocalScoring
+        from resources.scoring.local_scoring import LocalScoring
 
         return LocalScoring(platform)
 
@@ -179,7 +179,7 @@ class SqlEngineResource(dg.ConfigurableResource):
             from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 
             return WarehouseSqlEngine(platform)
-        from resources.sql_engine import DuckDbEngine
+        from resources.sql.engine import DuckDbEngine
 
         return DuckDbEngine(platform)
 
@@ -224,7 +224,7 @@ class UpkeepResource(dg.ConfigurableResource):
             from resources.databricks.archive.upkeep import WarehouseUpkeep
 
             return WarehouseUpkeep(platform)
-        from resources.delta_upkeep import DeltaUpkeep
+        from resources.upkeep.delta_upkeep import DeltaUpkeep
 
         return DeltaUpkeep(platform)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resources.alias_ledger import AliasLedger as AliasLedger
     from resources.alias_ledger import Entry as Entry
-    from resources.archive import Archive as Archive
+    from resources.archive.archive import Archive as Archive
     from resources.compute import Compute as Compute
     from resources.deployer import Deployer as Deployer
     from resources.evaluator import Evaluated as Evaluated
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from resources.replayer import Replayer as Replayer
     from resources.scorer_registry import ScorerRegistry as ScorerRegistry
     from resources.scorer_source import DeclaredScorer as DeclaredScorer
-    from resources.scoring import Scoring as Scoring
-    from resources.sql_engine import SqlEngine as SqlEngine
+    from resources.scoring.scoring import Scoring as Scoring
+    from resources.sql.engine import SqlEngine as SqlEngine
     from resources.trace_store import TraceStore as TraceStore
     from resources.tracing import Tracing as Tracing
-    from resources.upkeep import Upkeep as Upkeep
+    from resources.upkeep.upkeep import Upkeep as Upkeep
 else:
     AliasLedger = Archive = Compute = Deployer = Evaluator = LabelingDesk = ModelRegistry = Replayer = Any
     ScorerRegistry = Scoring = SqlEngine = TraceStore = Tracing = Upkeep = Any

@@ -23,8 +23,8 @@ from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.model_steps import agent_request
 from resources.platform import Platform
-from resources.scorer_call import Call, call_of
 from resources.scorer_source import DeclaredScorer, declared_scorers, free_names, is_stored_whole, load_declared
+from resources.scoring.call import Call, call_of
 from resources.worker import Progress, run_worker
 
 TAG = "lifecycle.scorer."

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from resources.database import KNOWN_REVISIONS
 from resources.file_facts import file_state, newest_commit
 from resources.platform import Platform
+from resources.reading.database import KNOWN_REVISIONS
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Lives here: the contract that users' queries rest on, said once for Delta and for DuckDB.
 Add here: a table, or a column (at the end, so that older files stay readable).
-Not here: views (`views.py`), writing (`archive.py`), querying (`sql_engine.py`).
+Not here: views (`sql/views.py`), writing (`archive/archive.py`), querying (`sql/engine.py`).
 """
 
 import json

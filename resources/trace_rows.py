@@ -6,7 +6,7 @@ Not here: reading traces (`trace_store.py`), text and its redaction (`redaction.
 
 The same trace gives the same rows from SQLite and over HTTP: JSON is kept as the text MLflow has of it, which a
 server writes again in the form of Python's `json.dumps`, as MLflow did when it stored it. The database's reader makes
-the same columns without Python (`span_columns.py`), and comes here for what is out of the ordinary.
+the same columns without Python (`reading/span_columns.py`), and comes here for what is out of the ordinary.
 """
 
 import base64

@@ -16,10 +16,10 @@ from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
+from resources.reading.trace_reader import PRODUCTION
 from resources.redaction import Redaction
-from resources.trace_reader import PRODUCTION
+from resources.scoring.trace_scores import is_error, scored_pair, scores_of
 from resources.trace_rows import TraceRows, model_of, trace_rows
-from resources.trace_scores import is_error, scored_pair, scores_of
 
 _DAY_MS = 86_400_000
 _SPANS_AT, _IN_STORE = "mlflow.trace.spansLocation", ("TRACKING_STORE", "ARCHIVE_REPO")

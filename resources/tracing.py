@@ -2,7 +2,7 @@
 
 Lives here: the gateway `Tracing` and its local implementation.
 Add here: a question about the place of traces.
-Not here: reading traces (`trace_store.py`), tables of ours (`archive.py`).
+Not here: reading traces (`trace_store.py`), tables of ours (`archive/archive.py`).
 """
 
 from abc import ABC, abstractmethod

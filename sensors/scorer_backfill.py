@@ -3,7 +3,7 @@
 Lives here: the sensor, with its cheap question before the costly one.
 Add here: a further thing that may make a day owe scores.
 Not here: what is decided (`backfill_decision.py`), counting and planning (`lifecycle_assets/monitoring/backfill_*.py`),
-scoring (`resources/scoring.py`).
+scoring (`resources/scoring/scoring.py`).
 """
 
 import os

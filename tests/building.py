@@ -30,7 +30,7 @@ from lifecycle_assets.spec_file import Agent, read_agent
 from resources.gateways import GATEWAYS
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 
 AGENT_PY = '''
 """A small agent: repeats the question in upper case, and refuses what it is told to refuse."""

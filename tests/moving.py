@@ -21,7 +21,7 @@ from lifecycle_assets.records import AliasMove, EvalRecord
 from lifecycle_assets.release.moves import AliasMover, State, new_move
 from lifecycle_assets.spec_file import Agent, read_agent
 from resources.alias_ledger import MlflowAliasLedger
-from resources.delta_archive import DeltaArchive
+from resources.archive.delta_archive import DeltaArchive
 from resources.evaluator import MlflowEvaluator
 from resources.mlflow_store import experiment_id, open_client
 from resources.model_registry import MlflowModelRegistry

@@ -16,9 +16,9 @@ from lifecycle_assets.monitoring.anomaly_sql import last_hours
 from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, page_of
 from lifecycle_assets.outcome import Check
 from lifecycle_assets.spec_monitoring import Anomalies
-from resources.delta_write import append_rows, table_to_write
+from resources.delta.write import append_rows, table_to_write
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import arrow_table
 
 PREFIX = "main.agents.tiny_"

@@ -12,8 +12,8 @@ from lifecycle_assets.monitoring.backfill_counts import DayCount, counts
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from resources.platform import Platform
-from resources.sampling import is_sampled
-from resources.sql_engine import DuckDbEngine
+from resources.scoring.sampling import is_sampled
+from resources.sql.engine import DuckDbEngine
 from resources.tables import KEYS, PARTITION, arrow_table
 
 FIRST = date(2026, 11, 1)

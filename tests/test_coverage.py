@@ -8,7 +8,7 @@ from lifecycle_assets.monitoring.coverage import awaited, coverage_rows, covered
 from lifecycle_assets.records import ScoresRecord
 from lifecycle_assets.spec_monitoring import CoverageTarget
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from tests.test_backfill_counts import DAYS, PREFIX, SCORERS, make_assessments, make_traces, write
 
 TARGET = CoverageTarget(share=0.95, within_minutes=60)

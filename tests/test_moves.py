@@ -22,7 +22,7 @@ from resources.alias_ledger import MlflowAliasLedger
 from resources.mlflow_store import open_client
 from resources.model_registry import MlflowModelRegistry
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from tests.building import evaluation_of, make_agent
 from tests.moving import logged, mover, processes, promotion
 
@@ -98,7 +98,7 @@ DEATHS = [
     "resources.alias_ledger:MlflowAliasLedger.claim return 1",
     "resources.model_registry:MlflowModelRegistry.set_alias return 1",
     "resources.model_registry:MlflowModelRegistry.set_alias return 2",
-    "resources.delta_archive:DeltaArchive.append_once return 1",
+    "resources.archive.delta_archive:DeltaArchive.append_once return 1",
 ]
 REGISTRATION_DEATHS = [
     "mlflow:MlflowClient.create_model_version call 1",

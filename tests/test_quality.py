@@ -19,12 +19,12 @@ from lifecycle_assets.monitoring.quality import VALUE_CHARACTERS, daily_rows, sl
 from lifecycle_assets.records import ScoresRecord
 from lifecycle_assets.spec import AlertRule
 from lifecycle_assets.text import lines_plot
-from resources.delta_archive import DeltaArchive
-from resources.delta_write import append_rows, table_to_write
+from resources.archive.delta_archive import DeltaArchive
+from resources.archive.row_changes import Written
+from resources.delta.write import append_rows, table_to_write
 from resources.feedback import FEEDBACK_NAME
 from resources.platform import Platform
-from resources.row_changes import Written
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import arrow_table
 from tests.building import make_agent
 from tests.resources.test_archive import DAY, PREFIX, make_rows

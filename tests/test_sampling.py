@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from resources.sampling import is_sampled
+from resources.scoring.sampling import is_sampled
 
 IDS = [f"tr-{number:032x}" for number in range(4000)]
 

@@ -2,7 +2,7 @@
 
 Lives here: taking the statement, printing the rows.
 Add here: another form of output.
-Not here: what may be asked (`resources/sql_engine.py`), the columns (`resources/tables.py`).
+Not here: what may be asked (`resources/sql/engine.py`), the columns (`resources/tables.py`).
 """
 
 import json
@@ -17,7 +17,7 @@ from lifecycle_assets.cli.sources import Sources
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
 from resources.scorer_source import registered_name
-from resources.sql_engine import SqlResult
+from resources.sql.engine import SqlResult
 
 
 def answer(agent: Agent, sources: Sources, sql: str, *, limit: int) -> SqlResult:

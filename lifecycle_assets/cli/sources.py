@@ -24,7 +24,7 @@ from lifecycle_assets.records import Record
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.alias_ledger import AliasLedger
-from resources.archive import Archive
+from resources.archive.archive import Archive
 from resources.deployer import Deployer
 from resources.evaluator import Evaluator
 from resources.explain import explained, without_password
@@ -34,7 +34,7 @@ from resources.mlflow_store import open_client
 from resources.model_registry import ModelRegistry
 from resources.platform import Platform
 from resources.scorer_registry import ScorerRegistry
-from resources.sql_engine import SqlEngine
+from resources.sql.engine import SqlEngine
 from resources.trace_store import TraceStore
 from resources.tracing import Tracing
 

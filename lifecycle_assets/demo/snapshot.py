@@ -15,7 +15,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.census import count
 from resources.model_registry import MlflowModelRegistry
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lifecycle_assets.monitoring.anomalies import HOURS, WEEK
 from lifecycle_assets.monitoring.windows import MONDAY
-from resources.sql_engine import SqlEngine
+from resources.sql.engine import SqlEngine
 
 TRACES_SQL = f"""
 SELECT place, count(*) AS n, count(*) FILTER (WHERE state <> 'OK') AS errors, count(ms) AS timed,

@@ -33,7 +33,7 @@ from lifecycle_assets.spec_monitoring import Anomalies
 from lifecycle_assets.text import lines_plot, plain
 from resources.platform import Platform
 from resources.run_marks import page
-from resources.sql_engine import SqlEngine
+from resources.sql.engine import SqlEngine
 
 SHOWN = 5
 """Traces an alarm names to look at."""

@@ -1,7 +1,7 @@
 """The step of `archived_traces`: a day's rows, counted.
 
 Lives here: what the asset does with one day, without Dagster's context.
-Add here: something its materialization should say. Not here: reading and writing (`resources/archive.py`).
+Add here: something its materialization should say. Not here: reading and writing (`resources/archive/archive.py`).
 """
 
 import time
@@ -14,7 +14,7 @@ from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchiveRecord, digest
 from lifecycle_assets.retention import is_expired, today
 from lifecycle_assets.text import table
-from resources.archive import ArchivedDay
+from resources.archive.archive import ArchivedDay
 from resources.needs import Archive, SqlEngine
 
 COUNTS_SQL = """

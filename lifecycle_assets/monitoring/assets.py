@@ -183,7 +183,7 @@ def trace_scores(agent: Agent, days: dg.DailyPartitionsDefinition) -> dg.AssetsD
         """
         from lifecycle_assets.monitoring.dispatch import materialize
         from lifecycle_assets.records import ScorersRecord
-        from resources.scoring import ScoreLimits
+        from resources.scoring.scoring import ScoreLimits
 
         registered = upstream(context, "registered_scorers", ScorersRecord)
         unknown = sorted(set(config.scorers) - {scorer.name for scorer in agent.spec.scorers})

@@ -2,7 +2,7 @@
 
 Lives here: the query, for DuckDB and a warehouse alike, and its rows as numbers by day and scorer.
 Add here: a rule of which archived traces a scorer owes a score.
-Not here: what is made of the numbers (`backfill_plan.py`), filters as SQL (`resources/filter_sql.py`).
+Not here: what is made of the numbers (`backfill_plan.py`), filters as SQL (`resources/sql/filters.py`).
 
 The query costs what the range holds of ids, tags and scores: payloads are not read.
 """
@@ -13,9 +13,9 @@ from datetime import date, timedelta
 from typing import Any
 
 from lifecycle_assets.records import ScorerVersion
-from resources.filter_sql import condition_of
-from resources.sampling import hash_bound, least_expected
-from resources.trace_scores import OWED_AGAIN_SQL
+from resources.scoring.sampling import hash_bound, least_expected
+from resources.scoring.trace_scores import OWED_AGAIN_SQL
+from resources.sql.filters import condition_of
 
 _SESSIONS = """by_day AS (
             SELECT *, row_number() OVER (PARTITION BY session_id, trace_date ORDER BY request_ms, trace_id) AS place
@@ -27,7 +27,7 @@ _SESSIONS = """by_day AS (
         ),
         firsts AS (SELECT * FROM begun WHERE before IS NULL OR date_diff('day', before, trace_date) > 1),"""
 """The first trace of each session: it carries the session's score, and its day is the session's. See
-`resources/score_units.py`: after a whole day without a trace a session is a new one."""
+`resources/scoring/units.py`: after a whole day without a trace a session is a new one."""
 
 MAX_ROWS = 100_000
 """Rows of one answer: twenty scorers on every day of thirteen years."""
@@ -84,7 +84,7 @@ def counts(
 ) -> Counts:
     """Count the days `first` to `last` (UTC, both included). `query` answers SQL over the agent's tables.
 
-    A scorer whose version is empty has no score yet. `by_hash`: traces are sampled as `resources/sampling.py` says;
+    A scorer whose version is empty has no score yet. `by_hash`: traces are sampled as `scoring/sampling.py` says;
     else (production monitoring of a workspace decides by itself) the sample is what its rate makes expected, and it is
     complete from `least_expected` scores on. Raises `Refused` for a filter that cannot be counted.
     """

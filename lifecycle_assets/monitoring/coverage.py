@@ -2,7 +2,7 @@
 
 Lives here: what coverage counts, the verdict of the check `coverage`, and why an alert rule has to wait; pure.
 Add here: another thing coverage decides.
-Not here: counting in a store (`resources/scoring.py`, `resources/databricks/scoring/`), scoring, alert rules.
+Not here: counting in a store (`resources/scoring/scoring.py`, `resources/databricks/scoring/`), scoring, alert rules.
 """
 
 from collections.abc import Iterable, Mapping

@@ -3,7 +3,7 @@
 Lives here: naming what the engine counted, and its intervals.
 Add here: a number people should watch every day.
 Not here: SQL (`quality_sql.py`), intervals (`intervals.py`), alert rules (`alert_rules.py`), the asset (`tables.py`),
-views for ad-hoc questions (`resources/views.py`).
+views for ad-hoc questions (`resources/sql/views.py`).
 
 A number of a slice has the slice in its name, `latency/p95{tenant=acme}`, so that a metric without braces is about all
 traces. Tag values come from outside: a name holds at most `VALUE_CHARACTERS` of one, and everything but letters,

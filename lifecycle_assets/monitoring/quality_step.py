@@ -20,9 +20,9 @@ from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchivedUntil, ScoresRecord, digest
 from lifecycle_assets.retention import is_expired, today
 from lifecycle_assets.text import lines_plot, table
+from resources.archive.row_changes import Written
 from resources.needs import Archive, ModelRegistry, SqlEngine
 from resources.platform import Platform
-from resources.row_changes import Written
 
 PLOT_DAYS = 30
 """Days of history shown in the picture of `quality_metrics`."""

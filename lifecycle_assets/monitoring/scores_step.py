@@ -1,8 +1,8 @@
 """The step of `trace_scores`: a day's scores and how complete they are.
 
 Lives here: what the asset does with one day, without Dagster's context.
-Add here: something its materialization should say. Not here: scoring (`resources/scoring.py`), the check's sentence
-(`coverage.py`).
+Add here: something its materialization should say.
+Not here: scoring (`resources/scoring/scoring.py`), the check's sentence (`coverage.py`).
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ScorersRecord, ScoresRecord, digest
 from lifecycle_assets.text import plain, table
 from resources.needs import Scoring
-from resources.scoring import DayScores, ScoreLimits
+from resources.scoring.scoring import DayScores, ScoreLimits
 
 COUNTS = ("sampled", "scored", "errored", "waiting", "on_time")
 """Columns of the table of coverage."""

@@ -2,7 +2,7 @@
 
 Lives here: `archive_upkeep`, and what its run says.
 Add here: a further kind of upkeep, its check, a fact worth showing.
-Not here: doing it (`resources/upkeep.py`), the policy (`lifecycle_assets/spec_monitoring.py`).
+Not here: doing it (`resources/upkeep/upkeep.py`), the policy (`lifecycle_assets/spec_monitoring.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.needs import SqlEngine, Upkeep
 
 if TYPE_CHECKING:
-    from resources.upkeep import Released, Restored, Tended
+    from resources.upkeep.upkeep import Released, Restored, Tended
 
 COMPACTED, RETENTION, STORE = "compacted", "retention_kept", "store_retention_proven"
 
@@ -89,7 +89,7 @@ def archive_upkeep(agent: Agent) -> dg.AssetsDefinition:
 
 def first_days(sql: SqlEngine, prefix: str) -> dict[str, Any]:
     """The oldest day of each table that expires; None of an empty one."""
-    from resources.upkeep import EXPIRING
+    from resources.upkeep.upkeep import EXPIRING
 
     query = " UNION ALL ".join(f"SELECT '{name}' AS name, min(trace_date) AS oldest FROM {name}" for name in EXPIRING)  # noqa: S608
     return {row["name"]: row["oldest"] for row in sql.query(prefix, query).dicts()}

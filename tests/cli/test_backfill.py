@@ -125,7 +125,7 @@ def test_killed_in_the_middle_it_goes_on_without_scoring_twice(world: World, run
     dies = """
 import sys
 from tests.deadly import deadly
-deadly("resources.score_table:ScoreTable.land", "return", 1)
+deadly("resources.scoring.score_table:ScoreTable.land", "return", 1)
 from lifecycle_assets.cli.main import main
 main(sys.argv[1:])
 """

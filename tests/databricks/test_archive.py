@@ -12,13 +12,13 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.archive.row_changes import Written
 from resources.databricks.archive.archival_steps import enable_archival
 from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.archive.redaction_sql import CONSTANTS, Redactor, java_pattern, java_replacement
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.redaction import Text
-from resources.row_changes import Written
 from resources.trace_rows import TraceRows, trace_rows
 from tests.building import make_agent
 from tests.workspace.app import Workspace

@@ -7,7 +7,7 @@ from lifecycle_assets.monitoring.backfill_counts import Counts, counts
 from resources.databricks.sql.dialect import TYPES
 from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine, SqlEngine
+from resources.sql.engine import DuckDbEngine, SqlEngine
 from resources.tables import TABLES
 from tests.test_backfill_counts import DAYS, PREFIX, SCORERS, make_assessments, make_traces, write
 from tests.workspace.app import Workspace

@@ -16,11 +16,11 @@ from resources.databricks.scoring.coverage_sql import Counted
 from resources.databricks.scoring.scorer_registry import DatabricksScorerRegistry
 from resources.databricks.scoring.scoring import DatabricksScoring
 from resources.databricks.workspace import open_workspace
-from resources.filter_sql import condition_of
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
-from resources.sampling import least_expected
-from resources.scoring import DayScores
+from resources.scoring.sampling import least_expected
+from resources.scoring.scoring import DayScores
+from resources.sql.filters import condition_of
 from tests.building import make_agent
 from tests.databricks.seeding import link, put_trace
 from tests.databricks.test_scorers import BARE, register

@@ -12,17 +12,17 @@ from lifecycle_assets.monitoring import anomaly_sql, archive_step, quality_sql, 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import assets as review
 from lifecycle_assets.review import choosing
+from resources.archive.delta_archive import DeltaArchive
 from resources.databricks.sql.dialect import TYPES
 from resources.databricks.sql.sql_engine import WarehouseSqlEngine
 from resources.databricks.sql.statements import StatementFailed, run_statement
-from resources.delta_archive import DeltaArchive
 from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
+from resources.sql.views import VIEWS
 from resources.tables import TABLES
 from resources.trace_rows import TraceRows
-from resources.views import VIEWS
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake

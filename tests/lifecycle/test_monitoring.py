@@ -142,7 +142,7 @@ def test_a_scorer_that_raises_is_seen_in_coverage_and_on_the_trace(world: World)
     assert world.metadata("trace_scores")["written"] == 0
 
 
-ARCHIVE = "resources.delta_archive:DeltaArchive"
+ARCHIVE = "resources.archive.delta_archive:DeltaArchive"
 
 
 def test_killed_while_scoring_and_while_archiving_each_row_is_there_once(world: World):
@@ -150,9 +150,9 @@ def test_killed_while_scoring_and_while_archiving_each_row_is_there_once(world: 
     day = day_of(4)
     asked = [world.ask(f"question {number}", at=noon(4) + timedelta(seconds=number)) for number in range(20)]
     with killer(world) as killing:
-        killing.kill("monitor", "resources.score_table:ScoreTable.land", "return", day=day)
+        killing.kill("monitor", "resources.scoring.score_table:ScoreTable.land", "return", day=day)
         assert not any(assessments(world, trace_id) for trace_id in asked), "scores have landed, and MLflow has none"
-        killing.kill("monitor", "resources.archive_append:stamped", "call", day=day)
+        killing.kill("monitor", "resources.archive.append:stamped", "call", day=day)
         assert trace_ids(world, day) == [], "spans and assessments are there, their traces are not"
         killing.kill("monitor", f"{ARCHIVE}.replace_day", "call", day=day)
         killing.settle()

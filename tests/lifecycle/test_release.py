@@ -74,7 +74,7 @@ def test_a_second_release_changes_nothing(world: World):
     assert after["lifecycle/record"] == champion["lifecycle/record"]
 
 
-REGISTRY, ARCHIVE = "resources.model_registry:MlflowModelRegistry", "resources.delta_archive:DeltaArchive"
+REGISTRY, ARCHIVE = "resources.model_registry:MlflowModelRegistry", "resources.archive.delta_archive:DeltaArchive"
 DEATHS = [
     # function, event: the instant, in the order of the release
     ("resources.evaluator:MlflowEvaluator._evaluated", "return"),  # evaluated, without a verdict

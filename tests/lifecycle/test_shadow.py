@@ -30,11 +30,11 @@ from lifecycle_assets.release.shadow_check import is_asked_for, shadow_key
 from lifecycle_assets.release.shadow_pairs import ANSWERED, compare_pairs, doubts_about, largest_losses, silent_scorers
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
-from resources.delta_archive import DeltaArchive
+from resources.archive.delta_archive import DeltaArchive
 from resources.gateways import GATEWAYS
 from resources.platform import Platform
 from resources.replayer import STEP, Pair, RecordedRequest
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.trace_store import MlflowTraceStore
 from tests.building import ATTRIBUTES, TODAY, World, make_agent, noon
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from resources.delta_write import append_rows, table_to_write
+from resources.delta.write import append_rows, table_to_write
 from resources.platform import Platform
 from resources.tables import arrow_table
 

@@ -18,15 +18,15 @@ import pyarrow as pa
 
 from benchmarks import corpus
 from lifecycle_assets.spec_file import Agent
-from resources.archive import ArchivedDay
-from resources.delta_archive import DeltaArchive
+from resources.archive.archive import ArchivedDay
+from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import open_client
 from resources.platform import Platform
-from resources.reading import open_reader
+from resources.reading.reading import open_reader
+from resources.reading.trace_reader import Batch, Listing, Marks, Touched, TraceReader
 from resources.redaction import Redaction
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import KEYS
-from resources.trace_reader import Batch, Listing, Marks, Touched, TraceReader
 from tests.building import make_agent
 
 DAY = date(2026, 11, 18)

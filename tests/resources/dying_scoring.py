@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 import deltalake, duckdb, mlflow.genai, mlflow.store.tracking.sqlalchemy_store
 from lifecycle_assets.spec_file import read_agent
-from resources.local_scoring import LocalScoring
+from resources.scoring.local_scoring import LocalScoring
 from resources.platform import Platform
 from resources.scorer_registry import MlflowScorerRegistry
 from tests.deadly import deadly

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from resources.mlflow_store import open_mlflow
 from resources.platform import Platform
+from resources.reading.trace_reader import Batch, TraceReader
 from resources.redaction import Redaction
 from resources.tables import KEYS
-from resources.trace_reader import Batch, TraceReader
 
 START_MS = 1_795_132_800_000
 FOREVER = 10**15

@@ -15,11 +15,11 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.refused import Refused
-from resources.delta_archive import DeltaArchive
-from resources.delta_write import merge_rows
+from resources.archive.delta_archive import DeltaArchive
+from resources.archive.row_changes import Written
+from resources.delta.write import merge_rows
 from resources.platform import Platform
-from resources.row_changes import Written
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import KEYS, TABLES, arrow_table
 from resources.trace_rows import TraceRows
 
@@ -252,7 +252,7 @@ def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive
 WRITER = """
 import sys, time
 from pathlib import Path
-from resources.delta_archive import DeltaArchive
+from resources.archive.delta_archive import DeltaArchive
 from resources.platform import Platform
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 archive = DeltaArchive(Platform.from_env())
@@ -352,7 +352,7 @@ def test_a_writer_that_always_loses_says_so(
         merge_rows(changed, arrow_table("spans", [row]), same).when_matched_update_all().execute()
         return merge_rows(target, source, predicate, transactions)
 
-    monkeypatch.setattr("resources.archive_tables.merge_rows", after_the_rival)
+    monkeypatch.setattr("resources.archive.snapshots.merge_rows", after_the_rival)
     rows = make_rows(1)
     rows.spans[0]["name"] = "ours"
     with pytest.raises(Refused, match="one writer a table"):

@@ -9,12 +9,12 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.refused import Refused
-from resources import delta_table
-from resources.delta_archive import DeltaArchive
+from resources.archive.delta_archive import DeltaArchive
+from resources.archive.row_changes import Written
+from resources.delta import table as delta_table
 from resources.feedback import send_feedback
-from resources.row_changes import Written
+from resources.scoring.trace_scores import id_of
 from resources.tables import PARTITION
-from resources.trace_scores import id_of
 from tests.resources.archiving import (
     ARCHIVED,
     DAY,
@@ -74,7 +74,7 @@ def test_a_day_is_complete_and_a_repeat_reads_one_number_and_one_table(
     before = made.versions()
     opened: list[str] = []
     real = delta_table.open_table
-    monkeypatch.setattr("resources.archive_tables.open_table", lambda uri: opened.append(uri) or real(uri))
+    monkeypatch.setattr("resources.archive.snapshots.open_table", lambda uri: opened.append(uri) or real(uri))
 
     archived, reader = made.counted()
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lifecycle_assets.refused import Refused
-from resources.archive_marks import BATCH, Notes
-from resources.delta_table import open_table
+from resources.archive.marks import BATCH, Notes
+from resources.delta.table import open_table
 from tests.resources.archiving import DAY, TRACES, Production, copied, production
 
 _SCRIPT = """
@@ -24,8 +24,8 @@ from pathlib import Path
 import deltalake, duckdb, pyarrow, pyarrow.compute, mlflow, adbc_driver_sqlite
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import read_agent
-from resources import archive_append
-from resources.delta_archive import DeltaArchive
+from resources.archive import append as archive_append
+from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from tests.deadly import deadly
@@ -129,7 +129,7 @@ def test_killed_after_every_commit_each_row_is_there_once(made: Production, arch
     """Two batches of spans, assessments and traces, and the commit that notes: after each of them, once."""
     for times in range(1, 12):
         shutil.rmtree(made.platform.warehouse, ignore_errors=True)
-        dying = {"function": "resources.archive_tables:append_rows", "event": "return", "times": times}
+        dying = {"function": "resources.archive.snapshots:append_rows", "event": "return", "times": times}
         (code,) = archivers.run(made, dying)
         if code == 0:
             break
@@ -145,10 +145,10 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(made: Producti
     seed = random.SystemRandom().randrange(10**6)
     dice, traces = random.Random(seed), TRACES
     places = {
-        "resources.archive_tables:append_rows": 3,
-        "resources.archive_append:_append_batch": 1,
-        "resources.archive_tables:ArchiveTables.ids": 2,
-        "resources.archive_run:ArchiveRun._note": 1,
+        "resources.archive.snapshots:append_rows": 3,
+        "resources.archive.append:_append_batch": 1,
+        "resources.archive.snapshots:ArchiveTables.ids": 2,
+        "resources.archive.run:ArchiveRun._note": 1,
     }
     for function in dice.sample(sorted(places), 3):
         made.add_traces(3, traces)
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_next_run_heals(
 
 def test_a_store_that_is_upgraded_while_it_is_read(made: Production, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written stays, the day is not called done, and the next run reads by MLflow's API if it must."""
-    from resources import archive_append
+    from resources.archive import append as archive_append
 
     (revision,) = made.sql("SELECT version_num FROM alembic_version")
     monkeypatch.setattr(archive_append, "BATCH_TRACES", 10)

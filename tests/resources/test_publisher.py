@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from resources.local_scoring import pending
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
-from resources.publishing import open_writer
-from resources.trace_scores import feedback_of
+from resources.scoring.local_scoring import pending
+from resources.scoring.publishing import open_writer
+from resources.scoring.trace_scores import feedback_of
 from tests.resources.mlflow_server import mlflow_server
 from tests.resources.test_scoring import DAY, TRACES, Place, filled
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lifecycle_assets.refused import Refused
-from resources.database_reader import DatabaseReader
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
-from resources.public_reader import PublicReader
-from resources.reading import open_reader
-from resources.trace_reader import Marks, TraceReader
+from resources.reading.database_reader import DatabaseReader
+from resources.reading.public_reader import PublicReader
+from resources.reading.reading import open_reader
+from resources.reading.trace_reader import Marks, TraceReader
 from tests.resources.readers import FOREVER, START_MS, in_database, rows, trace, write
 from tests.resources.test_trace_store import EXPERIMENT, MIDNIGHT_MS, assess, make_bare_trace, make_trace
 
@@ -181,9 +181,9 @@ def test_a_listing_says_what_has_not_ended_and_leaves_evaluations_out(platform: 
 
 
 def test_pages_of_one_instant_are_listed_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resources.public_reader._SEARCH_PAGE", 3)
-    monkeypatch.setattr("resources.trace_fetch._PAGE", 4)
-    monkeypatch.setattr("resources.database_reader._PAGE", 4)
+    monkeypatch.setattr("resources.reading.public_reader._SEARCH_PAGE", 3)
+    monkeypatch.setattr("resources.reading.trace_fetch._PAGE", 4)
+    monkeypatch.setattr("resources.reading.database_reader._PAGE", 4)
     times = [0, 1, 1, 2, 5, 5, 5, 5, 5, 5, 5, 6, 7, 7, 7]
     made = [make_bare_trace(platform, f"tr-{99 - i:032x}", MIDNIGHT_MS + ms) for i, ms in enumerate(times)]
     database, public = readers(platform)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from resources.database_reader import DatabaseReader
 from resources.mlflow_store import experiment_id, open_client
 from resources.platform import Platform
-from resources.public_reader import PublicReader
-from resources.reading import open_reader
-from resources.trace_reader import Marks
+from resources.reading.database_reader import DatabaseReader
+from resources.reading.public_reader import PublicReader
+from resources.reading.reading import open_reader
+from resources.reading.trace_reader import Marks
 from tests.postgres import binaries, postgres
 from tests.resources.readers import FOREVER, rows, trace, write
 from tests.resources.test_trace_store import EXPERIMENT, MIDNIGHT_MS, assess, make_bare_trace, make_trace

@@ -23,16 +23,16 @@ from lifecycle_assets.release.promotion import champion_fault
 from lifecycle_assets.release.standing import standing
 from lifecycle_assets.spec_file import Agent
 from resources.alias_ledger import MlflowAliasLedger
-from resources.archive import Archive
+from resources.archive.archive import Archive
+from resources.archive.delta_archive import DeltaArchive
 from resources.databricks.archive.archive import WarehouseArchive
 from resources.databricks.evaluation.evaluator import DatabricksEvaluator
 from resources.databricks.registry.model_registry import UnityModelRegistry
-from resources.delta_archive import DeltaArchive
 from resources.evaluator import Evaluated, Evaluator, MlflowEvaluator
 from resources.mlflow_store import open_client
 from resources.model_registry import MlflowModelRegistry, ModelRegistry
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from tests.building import make_agent
 from tests.databricks.conftest import databricks, workspace
 from tests.moving import logged, promotion

@@ -20,7 +20,7 @@ from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.scorer_outcome import outcome_of
 from resources.scorer_registry import TAG, MlflowScorerRegistry
-from resources.trace_scores import Answer
+from resources.scoring.trace_scores import Answer
 from tests.building import SCORERS_PY, make_agent
 from tests.resources.mlflow_server import mlflow_server
 

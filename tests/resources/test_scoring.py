@@ -15,16 +15,16 @@ import pytest
 from benchmarks.corpus import LEAD_MS, write
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.spec_file import Agent
-from resources.local_scoring import LocalScoring
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
-from resources.sampling import is_sampled
-from resources.scorer_call import code_of
 from resources.scorer_registry import MlflowScorerRegistry
-from resources.scoring import NO_LIMITS, DayScores, ScoreLimits
-from resources.sql_engine import DuckDbEngine
+from resources.scoring.call import code_of
+from resources.scoring.local_scoring import LocalScoring
+from resources.scoring.sampling import is_sampled
+from resources.scoring.scoring import NO_LIMITS, DayScores, ScoreLimits
+from resources.scoring.trace_scores import Answer, error_text, id_of, is_transient
+from resources.sql.engine import DuckDbEngine
 from resources.trace_rows import trace_rows
-from resources.trace_scores import Answer, error_text, id_of, is_transient
 from tests.building import make_agent
 from tests.resources.dying_scoring import Scorers, scorers
 
@@ -223,7 +223,7 @@ def test_a_batch_writes_what_mlflow_itself_would(place: Place) -> None:
     row = place.scores()[0]
     from mlflow.tracing.client import TracingClient
 
-    from resources.trace_scores import feedback_of
+    from resources.scoring.trace_scores import feedback_of
 
     other = next(one for one in place.ids() if one != row["trace_id"])
     feedback = feedback_of(
@@ -370,7 +370,7 @@ def test_a_lost_warehouse_costs_no_call(place: Place) -> None:
     assert len(place.in_mlflow()) == TRACES
 
 
-TABLE, WRITER = "resources.score_table:ScoreTable", "resources.publishing:_Sqlite"
+TABLE, WRITER = "resources.scoring.score_table:ScoreTable", "resources.scoring.publishing:_Sqlite"
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_killed_anywhere_and_run_again_each_score_is_there_once(
 def test_killed_with_a_part_of_the_day_claimed_the_rerun_takes_it_over(place: Place, processes: Scorers) -> None:
     place.declare("moody", cost_per_call=0.01)
     file = place.agent.path("defs.yaml")
-    claimed = "resources.score_claims:Claims.claim"
+    claimed = "resources.scoring.score_claims:Claims.claim"
     assert processes.score(place.platform.home, file, str(DAY), claimed, times=8) == [-9]
     landed = len(place.scores())
     found = place.score()

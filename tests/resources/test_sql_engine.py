@@ -11,13 +11,13 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lifecycle_assets.refused import Refused
-from resources import sql_files
-from resources.delta_archive import DeltaArchive
-from resources.delta_write import append_rows, table_to_write
+from resources.archive.delta_archive import DeltaArchive
+from resources.delta.write import append_rows, table_to_write
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql import files as sql_files
+from resources.sql.engine import DuckDbEngine
+from resources.sql.views import VIEWS
 from resources.tables import TABLES, arrow_table
-from resources.views import VIEWS
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 
 

@@ -15,16 +15,16 @@ import pytest
 
 from benchmarks import corpus
 from lifecycle_assets.spec_file import Agent
-from resources.delta_archive import DeltaArchive
-from resources.delta_repair import restore
-from resources.delta_upkeep import DeltaUpkeep
-from resources.delta_write import append_rows, table_to_write
-from resources.mlflow_archival import UNTIL_TAG
+from resources.archive.delta_archive import DeltaArchive
+from resources.delta.repair import restore
+from resources.delta.write import append_rows, table_to_write
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.scoring.trace_scores import id_of
+from resources.sql.engine import DuckDbEngine
 from resources.tables import PARTITION, arrow_table
-from resources.trace_scores import id_of
+from resources.upkeep.delta_upkeep import DeltaUpkeep
+from resources.upkeep.mlflow_archival import UNTIL_TAG
 from tests.building import make_agent
 
 FIRST = date(2026, 11, 10)
@@ -177,8 +177,8 @@ def test_a_release_that_is_killed_goes_on_with_what_is_left(platform: Platform, 
     code = (
         "import sys; from datetime import date; from pathlib import Path; from tests.deadly import deadly;"
         "from lifecycle_assets.spec_file import read_agent; from resources.platform import Platform;"
-        "from resources.delta_upkeep import DeltaUpkeep;"
-        "deadly('resources.store_retention:_delete', 'return', 1);"
+        "from resources.upkeep.delta_upkeep import DeltaUpkeep;"
+        "deadly('resources.upkeep.store_retention:_delete', 'return', 1);"
         f"DeltaUpkeep(Platform.from_env()).release(read_agent(Path(sys.argv[1])), date.fromisoformat('{NOW}'), print)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

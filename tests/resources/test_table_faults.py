@@ -14,13 +14,13 @@ from deltalake import DeltaTable, Field, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from lifecycle_assets.refused import Refused
-from resources.delta_files import active_days, files_in_folder
-from resources.delta_repair import broken_days
-from resources.delta_table import open_table
-from resources.delta_write import append_rows, retried, table_to_write
+from resources.delta.faults import table_at
+from resources.delta.files import active_days, files_in_folder
+from resources.delta.repair import broken_days
+from resources.delta.table import open_table
+from resources.delta.write import append_rows, retried, table_to_write
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
-from resources.table_faults import table_at
+from resources.sql.engine import DuckDbEngine
 from resources.tables import PARTITION, arrow_schema, arrow_table
 from tests.resources.archived import DAY, PREFIX, append_traces, filled_tables, trace_rows
 
@@ -186,7 +186,7 @@ def test_a_merge_into_a_day_whose_file_is_unreadable_refuses_and_commits_nothing
     version = DeltaTable(folder).version()
 
     def merge() -> None:
-        from resources.delta_write import merge_rows
+        from resources.delta.write import merge_rows
 
         rows = arrow_table("traces", [trace_rows(number)[0] | {"state": "ERROR"} for number in range(15)])
         merge_rows(
@@ -254,7 +254,7 @@ def test_a_disk_that_takes_no_more_stops_with_a_sentence_and_a_rerun_heals(platf
     code = (
         "import resource, signal, sys; from pathlib import Path; from resources.platform import Platform;"
         "from tests.resources.archived import append_traces;"
-        "from resources.delta_write import retried; from lifecycle_assets.refused import Refused\n"
+        "from resources.delta.write import retried; from lifecycle_assets.refused import Refused\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "platform = Platform.from_env()\n"
         "try: retried(sys.argv[1], lambda: append_traces(platform, range(500, 700)))\n"

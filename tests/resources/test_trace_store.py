@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from lifecycle_assets.refused import Refused
-from resources.delta_archive import DeltaArchive
+from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
-from resources.reading import open_reader
+from resources.reading.reading import open_reader
 from resources.redaction import NESTED
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import TABLES
 from resources.trace_rows import trace_rows
 from resources.trace_store import MlflowTraceStore

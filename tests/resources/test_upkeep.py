@@ -15,13 +15,13 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.spec_file import Agent
-from resources.delta_compaction import compact_busy_days
-from resources.delta_files import active_days, files_in_folder
-from resources.delta_upkeep import LOG_RETENTION, DeltaUpkeep
-from resources.delta_write import append_rows, table_to_write
+from resources.delta.compaction import compact_busy_days
+from resources.delta.files import active_days, files_in_folder
+from resources.delta.write import append_rows, table_to_write
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import PARTITION, arrow_table
+from resources.upkeep.delta_upkeep import LOG_RETENTION, DeltaUpkeep
 from tests.building import make_agent
 from tests.resources.archived import DAY, PREFIX, append_traces, trace_rows
 
@@ -232,7 +232,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from resources.platform import Platform
-from resources.delta_write import append_rows, merge_rows, retried, table_to_write
+from resources.delta.write import append_rows, merge_rows, retried, table_to_write
 from resources.tables import arrow_table
 from tests.resources.archived import DAY, PREFIX, trace_rows
 where, stop = Platform.from_env().table_uri(PREFIX + "traces"), Path(sys.argv[1])

@@ -20,7 +20,7 @@ from lifecycle_assets.monitoring.windows import (
 from lifecycle_assets.records import AliasMove
 from lifecycle_assets.spec_release import Rollback
 from resources.platform import Platform
-from resources.sql_engine import DuckDbEngine
+from resources.sql.engine import DuckDbEngine
 from resources.tables import arrow_table
 from resources.trace_rows import TraceRows
 from sensors.alerts import messages_of

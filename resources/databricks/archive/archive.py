@@ -17,7 +17,8 @@ from datetime import date
 from typing import Any
 
 from lifecycle_assets.spec_file import Agent
-from resources.archive import Archive, ArchivedDay
+from resources.archive.archive import Archive, ArchivedDay
+from resources.archive.row_changes import Written
 from resources.databricks.archive.archive_sources import Source
 from resources.databricks.archive.archive_sql import CHILDREN, DaySql
 from resources.databricks.archive.redaction_sql import Redactor
@@ -27,9 +28,8 @@ from resources.databricks.sql.dialect import translate
 from resources.databricks.sql.statements import StatementFailed, run_statement, ticked
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
-from resources.row_changes import Written
+from resources.sql.views import VIEWS
 from resources.tables import TABLES, columns
-from resources.views import VIEWS
 from resources.worker import Progress
 
 _MERGE_SECONDS = 1800.0

@@ -2,7 +2,7 @@
 
 Lives here: `WarehouseUpkeep`: which statements are run for which table.
 Add here: a further statement that maintains a table.
-Not here: writing rows (`archive.py`), what upkeep answers (`resources/upkeep.py`).
+Not here: writing rows (`archive.py`), what upkeep answers (`resources/upkeep/upkeep.py`).
 
 OPTIMIZE and VACUUM may run twice: the second finds nothing to do. Databricks keeps them apart from readers and writers.
 Files of a managed table cannot be deleted by hand, so there is nothing to restore.
@@ -18,7 +18,7 @@ from resources.databricks.archive.trace_source import is_absent
 from resources.databricks.sql.statements import StatementFailed, run_statement, ticked
 from resources.platform import Platform
 from resources.tables import PARTITION, TABLES
-from resources.upkeep import EXPIRING, SORTED, Released, Restored, Tended, Upkeep
+from resources.upkeep.upkeep import EXPIRING, SORTED, Released, Restored, Tended, Upkeep
 from resources.worker import Progress
 
 _SECONDS = 3600.0

@@ -2,11 +2,11 @@
 
 Lives here: the statement, what its numbers mean, and when a sample is short.
 Add here: a rule of which traces a scorer owes a score.
-Not here: where traces are kept (`archive_sources.py`), filters (`resources/filter_sql.py`), running anything
+Not here: where traces are kept (`archive_sources.py`), filters (`resources/sql/filters.py`), running anything
 (`scoring.py`).
 
 Which traces production monitoring samples is its own decision, taken for each with the declared rate. So below rate 1
-the number of scores is compared with a binomial distribution, see `resources.sampling.least_expected`.
+the number of scores is compared with a binomial distribution, see `resources.scoring.sampling.least_expected`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from typing import Any
 
 from lifecycle_assets.records import ScorerVersion
 from resources.databricks.archive.archive_sources import Source, Window
-from resources.filter_sql import condition_of
-from resources.sampling import least_expected
+from resources.scoring.sampling import least_expected
+from resources.sql.filters import condition_of
 
 SESSION = "mlflow.trace.session"
 SESSION_BUFFER_MS = 5 * 60_000

@@ -25,7 +25,7 @@ from resources.databricks.workspace import require_agents
 from resources.explain import explained
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
-from resources.scoring import NO_LIMITS, DayScores, ScoreLimits, Scoring
+from resources.scoring.scoring import NO_LIMITS, DayScores, ScoreLimits, Scoring
 from resources.worker import Progress
 
 CADENCE_MINUTES = 15

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lifecycle_assets.refused import Refused
 from resources.databricks.sql.query_guard import refuse_unless_reading
 from resources.databricks.sql.query_parse import parsed
-from resources.sql_guard import wrong_sql
+from resources.sql.guard import wrong_sql
+from resources.sql.views import VIEWS
 from resources.tables import TABLES
-from resources.views import VIEWS
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -2,7 +2,7 @@
 
 Lives here: telling a query from everything else, and functions that reach beyond the tables.
 Add here: a function of Databricks that reads files, secrets or the network, costs money, or runs code.
-Not here: which tables are the agent's (`dialect.py`), the same for DuckDB (`resources/sql_guard.py`).
+Not here: which tables are the agent's (`dialect.py`), the same for DuckDB (`resources/sql/guard.py`).
 """
 
 from typing import TYPE_CHECKING, Any

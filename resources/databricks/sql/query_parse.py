@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lifecycle_assets.refused import Refused
-from resources.sql_guard import wrong_sql
+from resources.sql.guard import wrong_sql
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -17,9 +17,9 @@ from resources.databricks.sql.statements import StatementFailed, run_statement, 
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
 from resources.platform import Platform
-from resources.sql_engine import SqlEngine, SqlResult
+from resources.sql.engine import SqlEngine, SqlResult
+from resources.sql.views import VIEWS
 from resources.tables import TABLES
-from resources.views import VIEWS
 
 _SHOW = re.compile(r"\s*SHOW\s+(ALL\s+)?TABLES\s*;?\s*", re.IGNORECASE)
 _ABSENT = re.compile(r"cannot be found|does not exist|not found", re.IGNORECASE)

@@ -17,9 +17,9 @@ from lifecycle_assets.refused import Refused
 from resources.databricks.sql.warehouse import require_warehouse
 from resources.databricks.tracing.trace_place import place_of
 from resources.explain import explained
-from resources.filter_sql import split_judged
+from resources.reading.trace_reader import FINISHED
 from resources.run_marks import EVALUATION
-from resources.trace_reader import FINISHED
+from resources.sql.filters import split_judged
 from resources.trace_store import MlflowTraceStore, TraceInfo, as_info
 
 SOURCE_RUN = "mlflow.sourceRun"

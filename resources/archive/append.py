@@ -1,0 +1,181 @@
+"""New traces, from the reader into the tables: a stream, a few thousand traces a batch.
+
+Lives here: reading ahead in a thread, and the three commits of a batch.
+Add here: nothing that looks at rows the tables hold.
+Not here: which traces are new (`run.py`), what changed of known ones (`upsert.py`).
+
+Spans go to the disk while they are read, so memory holds some pages of them however many traces there are. Killed
+between two commits, a batch leaves children without their trace; their number, ahead of the one of `traces`, says so.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from resources.archive.row_changes import without_held
+from resources.archive.snapshots import ArchiveTables
+from resources.arrow_compute import compute
+from resources.reading.trace_reader import Batch, Quarantined, TraceReader
+from resources.redaction import Redaction
+from resources.tables import arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_TRACES = 5_000
+"""Traces of one commit of each table: what a kill may cost."""
+
+_AHEAD = 1  # Pages read before they are asked for; the readers read ahead themselves.
+
+
+@dataclass
+class Appended:
+    """What a stream of new traces came to: rows by table, the ids written, and those that could not be."""
+
+    rows: dict[str, int]
+    trace_ids: list["pa.ChunkedArray"]
+    quarantined: list[Quarantined]
+
+
+def append_new(
+    tables: ArchiveTables,
+    reader: TraceReader,
+    listing: "pa.Table",
+    redact: Redaction,
+    progress: Callable[[int], None],
+) -> Appended:
+    """Append the traces of a listing, none of which the tables hold, spans and assessments first.
+
+    `progress` hears how many traces are written so far. Raises what the reader raises, after whole batches.
+    """
+    done = Appended(dict.fromkeys(("spans", "assessments", "traces"), 0), [], [])
+    parts = [listing.slice(start, BATCH_TRACES) for start in range(0, listing.num_rows, BATCH_TRACES)]
+    with _ReadAhead(reader, parts, redact) as pages:
+        for part in parts:
+            _append_batch(tables, pages.part(), days_of(part), done)
+            progress(done.rows["traces"])
+    return done
+
+
+def days_of(listing: "pa.Table") -> list[date]:
+    """The UTC days on which the traces of a listing started."""
+    pc = compute()
+
+    whole = pc.unique(pc.divide(listing.column("request_ms"), 86_400_000)).to_pylist()
+    return [date(1970, 1, 1) + timedelta(days=n) for n in sorted(whole)]
+
+
+def stamped(traces: "pa.Table") -> "pa.Table":
+    """Traces with the present moment as `archived_at`."""
+    import pyarrow as pa
+
+    place, now = traces.column_names.index("archived_at"), datetime.now(UTC)
+    moment = pa.repeat(pa.scalar(now, arrow_schema("traces").field("archived_at").type), traces.num_rows)
+    return traces.set_column(place, "archived_at", moment)
+
+
+def _append_batch(tables: ArchiveTables, pages: Iterator[Batch], days: Sequence[date], done: Appended) -> None:
+    import pyarrow as pa
+
+    number = tables.next_batch(days)
+    heads: list[Batch] = []
+    stream = _SpanStream(pages, heads)
+    stream.into(lambda reader: tables.append("spans", reader, number))
+    done.quarantined += [one for batch in heads for one in batch.quarantined]
+    traces = pa.concat_tables([batch.traces for batch in heads]) if heads else None
+    if traces is None or not traces.num_rows:
+        return
+    assessments = pa.concat_tables([batch.assessments for batch in heads])
+    # Scores of ours are there before their trace: they landed in the table first.
+    assessments = without_held(assessments, tables.keys("assessments", days), "assessments")
+    if assessments.num_rows:
+        tables.append("assessments", assessments, number)
+    tables.append("traces", stamped(traces), number)
+    done.rows["spans"] += stream.rows
+    done.rows["assessments"] += assessments.num_rows
+    done.rows["traces"] += traces.num_rows
+    done.trace_ids.append(traces.column("trace_id"))
+
+
+class _SpanStream:
+    """The spans of some pages as one Arrow stream; what else they hold is put aside."""
+
+    def __init__(self, pages: Iterator[Batch], aside: list[Batch]) -> None:
+        self._pages, self._aside = pages, aside
+        self._fault: BaseException | None = None
+        self.rows = 0
+
+    def into(self, write: "Callable[[pa.RecordBatchReader], None]") -> None:
+        """Have the stream written; no commit without spans. A fault of the reader is raised as it was."""
+        import pyarrow as pa
+
+        batches = self._batches()
+        first = next(batches, None)
+        if first is None:
+            return
+        try:
+            write(pa.RecordBatchReader.from_batches(arrow_schema("spans"), self._guarded(first, batches)))
+        except Exception:
+            if self._fault is not None:
+                raise self._fault from None
+            raise
+
+    def _batches(self) -> "Iterator[pa.RecordBatch]":
+        for page in self._pages:
+            assert page.spans is not None
+            self._aside.append(Batch(page.traces, page.assessments, None, page.quarantined))
+            for batch in page.spans.to_batches():
+                self.rows += batch.num_rows
+                yield batch
+
+    def _guarded(self, first: "pa.RecordBatch", others: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
+        yield first
+        try:
+            yield from others
+        except BaseException as fault:  # Arrow turns it into an error of its own on the way through delta-rs.
+            self._fault = fault
+            raise
+
+
+class _ReadAhead:
+    """Pages of the parts of a listing, read by a thread while others are written."""
+
+    def __init__(self, reader: TraceReader, parts: "Sequence[pa.Table]", redact: Redaction) -> None:
+        self._reader, self._parts, self._redact = reader, parts, redact
+        self._pages: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="archive-reader", daemon=True)
+
+    def __enter__(self) -> "_ReadAhead":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self._pages.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def part(self) -> Iterator[Batch]:
+        """The pages of the next part."""
+        while (page := self._pages.get()) is not None:
+            if isinstance(page, BaseException):
+                raise page
+            yield page
+
+    def _read(self) -> None:
+        try:
+            for part in self._parts:
+                for page in self._reader.batches(part, redact=self._redact):
+                    if self._stopped.is_set():
+                        return
+                    self._pages.put(page)
+                self._pages.put(None)
+        except BaseException as fault:  # noqa: BLE001 the thread that writes raises it
+            self._pages.put(fault)

@@ -1,0 +1,245 @@
+"""One archiving of some days: what changed, what is new, whether all is there, and the notes on it.
+
+Lives here: the order of steps, and which traces each step is about.
+Add here: a step.
+Not here: looking (`look.py`), rows (`append.py`, `upsert.py`), trying again
+(`delta_archive.py`).
+
+The last commit to `traces` carries the notes: a run that is killed before it leaves the notes of the run before, so
+the next one looks at the same again, and finds most of it held. What comes to the store while a day is read makes
+its state another one than was noted, and so the next run looks.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from resources.archive import marks
+from resources.archive.append import append_new
+from resources.archive.archive import ArchivedDay
+from resources.archive.look import MARK, Asked, Look, Seen
+from resources.archive.marks import Files
+from resources.archive.quarantine import Quarantine
+from resources.archive.row_changes import Written
+from resources.archive.snapshots import ARCHIVED, ArchiveTables
+from resources.archive.upsert import Upsert
+from resources.arrow_compute import compute
+from resources.platform import Platform
+from resources.reading.trace_reader import TraceReader
+from resources.tables import arrow_schema
+from resources.worker import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
+
+
+class ArchiveRun:
+    """One try. Raises `Overtaken` or `CommitFailedError` when another writer was faster: what is written stays right.
+
+    Raises what the reader raises, after whole batches.
+    """
+
+    def __init__(self, platform: Platform, reader: TraceReader, asked: Asked, progress: Progress) -> None:
+        self._reader, self._asked, self._progress = reader, asked, progress
+        self._days, self._rules = asked.days, marks.rules_digest(asked.redact)
+        self._tables = ArchiveTables(platform, asked.prefix, asked.experiment_id)
+        self._look = Look(platform, reader, asked, self._tables, progress)
+        self._quarantine = Quarantine(platform, asked.prefix, asked.experiment_id, asked.days)
+
+    def run(self) -> ArchivedDay:
+        """Bring the tables up to date. When nothing came to the store since the last run, nothing more is read."""
+        state = self._reader.state()
+        unchanged = None if self._asked.anew else self._look.unchanged(state, self._rules)
+        if unchanged:
+            return unchanged
+        seen = self._look.seen(self._rules)
+        self._upsert(seen)
+        appended = self._append(seen, self._new(seen))
+        archived = self._close(state, seen, self._absent(seen, wrote=appended))
+        self._tables.compact(self._days)
+        return archived
+
+    def _upsert(self, seen: Seen) -> None:
+        """Traces the table holds: all of a day, or those that were touched, or their heads."""
+        pc = compute()
+
+        touched = seen.touched.heads | seen.touched.spans
+        known = _among(seen.listing.traces, seen.held)
+        missed = touched - set(known.column("trace_id").to_pylist())
+        if missed and seen.since_ms > self._days.since_ms:
+            known = _with_rows(known, self._look.held_heads(sorted(missed)))
+        if not known.num_rows:
+            return
+        ids, day = known.column("trace_id"), pc.divide(known.column("request_ms"), _DAY_MS)
+        whole = pc.or_(
+            pc.is_in(day, value_set=_numbers(seen.anew)), pc.is_in(ids, value_set=_texts(seen.touched.spans))
+        )
+        heads = pc.or_(pc.is_in(ids, value_set=_texts(seen.touched.heads)), seen.compare)
+        self._bring(seen, known.filter(whole), whole=True)
+        self._bring(seen, known.filter(pc.and_(pc.invert(whole), heads)), whole=False)
+
+    def _bring(self, seen: Seen, listing: "pa.Table", *, whole: bool) -> None:
+        """Compare these traces with the tables and write what differs."""
+        if not listing.num_rows:
+            return
+        if listing.num_rows > self._reader.cheap_listing:
+            self._progress(f"{self._days}: {listing.num_rows:,} traces are compared with the tables")
+        upsert = Upsert(self._tables, self._days, listing.column("trace_id"), whole=whole)
+        if whole:
+            self._quarantine.tried(listing.column("trace_id").to_pylist())
+            upsert.write(self._quarantine.noting(self._reader.batches(listing, redact=self._asked.redact)))
+        else:
+            upsert.write(self._reader.heads(listing, redact=self._asked.redact))
+        for table, written in upsert.written.items():
+            seen.written[table] += written
+
+    def _new(self, seen: Seen) -> "pa.Table":
+        """Listed traces that are neither held nor known to make no rows: those are tried again when touched."""
+        listed, quarantine = seen.listing.traces, self._quarantine
+        if seen.since_ms == self._days.since_ms:
+            quarantine.tried(set(quarantine.held) - set(seen.listing.ids))  # Gone from MLflow.
+        again = seen.compare or bool(seen.anew)
+        waits = set() if again else set(quarantine.held) - seen.touched.heads - seen.touched.spans
+        new = _except(_except(listed, seen.held), _texts(waits))
+        quarantine.tried(new.column("trace_id").to_pylist())
+        return new
+
+    def _append(self, seen: Seen, new: "pa.Table") -> bool:
+        """Append what is new; whether there was anything. Of a day with an interrupted batch, spans may be there."""
+        if not new.num_rows:
+            return False
+        orphans = self._orphans(seen, new)
+        if orphans.num_rows:
+            self._progress(f"{self._days}: {orphans.num_rows:,} traces of an interrupted batch are completed")
+            self._bring(seen, orphans, whole=True)
+            new = _except(new, orphans.column("trace_id"))
+        total = new.num_rows
+        done = append_new(
+            self._tables,
+            self._reader,
+            new,
+            self._asked.redact,
+            lambda so_far: self._progress(f"{self._days}: {so_far:,} of {total:,} new traces archived"),
+        )
+        self._quarantine.note(done.quarantined)
+        for table, rows in done.rows.items():
+            seen.written[table] += Written(rows, 0)
+        return True
+
+    def _orphans(self, seen: Seen, new: "pa.Table") -> "pa.Table":
+        """New traces whose spans are there already: a batch was interrupted, or rows were deleted by hand."""
+        if not any(day in seen.anew or self._tables.interrupted(day) for day in self._days):
+            return new.slice(0, 0)
+        return _among(new, self._tables.ids("spans", self._days))
+
+    def _absent(self, seen: Seen, *, wrote: bool) -> tuple[str, ...]:
+        """Listed traces the table lacks, but for those in quarantine and those deleted from MLflow meanwhile."""
+        held = seen.held
+        if wrote:
+            self._tables.newest("traces")
+            held = self._tables.ids("traces", self._days, since_ms=seen.since_ms)
+        lacking = set(_except(seen.listing.traces, held).column("trace_id").to_pylist()) - set(self._quarantine.now)
+        return tuple(sorted(lacking & set(self._look.listing(seen.since_ms).ids))) if lacking else ()
+
+    def _close(self, state: int, seen: Seen, absent: tuple[str, ...]) -> ArchivedDay:
+        """Count, note, and say what came of it."""
+        self._quarantine.write()
+        files = {table: self._tables.files(table, self._days) for table in ARCHIVED}
+        quarantined = Counter(row["trace_date"] for row in self._quarantine.now.values())
+        if seen.since_ms == self._days.since_ms:
+            settled = _by_day(seen.listing.traces)
+        else:
+            held = {day: files["traces"].get(day, Files()).rows for day in self._days}
+            settled = Counter(held) + quarantined + Counter({self._days.first: len(absent)})
+        known = 0 if absent or seen.listing.unsettled else state
+        if files["traces"] and self._has_something_to_note(known, seen, files):
+            self._note(known, seen, files, settled, quarantined)
+        return ArchivedDay(
+            settled=sum(settled.values()),
+            absent=absent,
+            written=seen.written,
+            newest_ms=max((one.newest_ms for one in files["traces"].values()), default=0),
+            quarantined=sum(quarantined.values()),
+            rows={table: _rows(found) for table, found in files.items()},
+        )
+
+    def _has_something_to_note(self, state: int, seen: Seen, files: Mapping[str, Mapping[date, Files]]) -> bool:
+        """Not when nothing was written and the next run would learn nothing: then there is no commit."""
+        done = marks.done_digest(state, self._rules, _rows(files["traces"]))
+        newly = bool(done) and done != self._look.notes.get(marks.DONE, self._days)
+        written = any(one != Written(0, 0) for one in seen.written.values())
+        torn = any(self._tables.interrupted(day) for day in self._days)
+        return newly or written or torn or bool(seen.anew) or (seen.compare and seen.large)
+
+    def _note(
+        self,
+        state: int,
+        seen: Seen,
+        files: Mapping[str, Mapping[date, Files]],
+        settled: Mapping[date, int],
+        quarantined: Mapping[date, int],
+    ) -> None:
+        """The commit that ends a run: numbers of the batches, and the notes on every day that has traces."""
+        name, days = self._look.notes.name, list(files["traces"])
+        always = {marks.RULES: self._rules} | {MARK + mark: n for mark, n in seen.touched.marks.seen.items()}
+        if seen.compare or not seen.files:
+            always[marks.COMPARED] = seen.started_ms
+        notes: dict[str, int] = {}
+        for part, held in [*((day, [day]) for day in days), (self._days, days)]:
+            rows = {table: _rows({day: files[table].get(day, Files()) for day in held}) for table in ARCHIVED}
+            said = rows | {
+                marks.DONE: marks.done_digest(state, self._rules, rows["traces"]),
+                marks.SETTLED: sum(settled[day] for day in held),
+                marks.QUARANTINED: sum(quarantined[day] for day in held),
+            }
+            notes |= {name(kind, part): number for kind, number in (always | said).items()}
+        self._tables.append("traces", arrow_schema("traces").empty_table(), self._tables.next_batch(days), notes)
+
+
+def _rows(files: Mapping[date, Files]) -> int:
+    return sum(one.rows for one in files.values())
+
+
+def _by_day(listing: "pa.Table") -> Counter[date]:
+    pc = compute()
+
+    counted = pc.value_counts(pc.divide(listing.column("request_ms"), _DAY_MS)).to_pylist()
+    return Counter({_EPOCH + timedelta(days=one["values"]): one["counts"] for one in counted})
+
+
+def _among(listing: "pa.Table", trace_ids: Any) -> "pa.Table":
+    pc = compute()
+
+    return listing.filter(pc.is_in(listing.column("trace_id"), value_set=trace_ids))
+
+
+def _except(listing: "pa.Table", trace_ids: Any) -> "pa.Table":
+    pc = compute()
+
+    return listing.filter(pc.invert(pc.is_in(listing.column("trace_id"), value_set=trace_ids)))
+
+
+def _numbers(days: set[date]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array([(day - _EPOCH).days for day in days], pa.int64())
+
+
+def _texts(values: Iterable[str]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(sorted(values), pa.string())
+
+
+def _with_rows(listing: "pa.Table", rows: list[dict[str, Any]]) -> "pa.Table":
+    """A listing with further traces the table holds."""
+    import pyarrow as pa
+
+    more = {
+        "trace_id": [row["trace_id"] for row in rows],
+        "request_ms": [marks.epoch_ms(row["request_time"]) for row in rows],
+    }
+    return pa.concat_tables([listing, pa.table(more, schema=listing.schema)])

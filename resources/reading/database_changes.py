@@ -1,0 +1,61 @@
+"""Which traces something came to since some marks, as the tracking database tells.
+
+Lives here: marks and the queries behind them.
+Add here: a further sign of a change.
+Not here: what the archive does about it (`trace_reader.py` says what is promised).
+
+Assessments carry the time of their last update. SQLite numbers rows as they come, so that new tags and spans are those
+with higher numbers; a row that is written again in place, such as a tag with another value, keeps its number and shows
+nothing. Rows that were deleted give their numbers back: then the greatest number falls below the mark, and everything
+counts as touched. Numbers that others were given before this is asked again show nothing: heads have to be compared.
+PostgreSQL has no such numbers: there only assessments tell.
+"""
+
+from resources.reading.database import Database
+from resources.reading.trace_reader import Marks, Touched
+
+_AT_ONCE = 1  # Milliseconds: an assessment may come in the one in which the mark was taken.
+
+
+def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int, marks: Marks) -> Touched:
+    """See `TraceReader.touched`."""
+    now = _marks(database)
+    if not marks.seen:
+        return Touched(frozenset(), frozenset(), now)
+    inside = f"t.experiment_id = {experiment_id} AND t.timestamp_ms >= {since_ms} AND t.timestamp_ms < {until_ms}"
+    said = _ids(
+        database, "assessments", "trace_id", f"c.last_updated_timestamp >= {_since(marks, 'assessments')}", inside
+    )
+    if not database.numbers:
+        return Touched(said, frozenset(), now)
+    tagged = _numbered(database, "trace_tags", "request_id", marks, now, inside)
+    noted = _numbered(database, "trace_request_metadata", "request_id", marks, now, inside)
+    spans = _numbered(database, "spans", "trace_id", marks, now, inside)
+    return Touched(said | tagged | noted | spans, spans, now)
+
+
+def _marks(database: Database) -> Marks:
+    asked = "SELECT coalesce(max(last_updated_timestamp), 0) AS assessments FROM assessments"
+    seen = database.query(asked).to_pylist()[0]
+    for table in database.numbers:
+        seen[table] = database.query(f"SELECT coalesce(max(rowid), 0) AS n FROM {table}").to_pylist()[0]["n"]  # noqa: S608
+    return Marks({name: int(value) for name, value in seen.items()})
+
+
+def _since(marks: Marks, name: str) -> int:
+    return marks.seen.get(name, 0) - _AT_ONCE
+
+
+def _numbered(database: Database, table: str, key: str, marks: Marks, now: Marks, inside: str) -> frozenset[str]:
+    """Traces with rows beyond the mark; all traces when rows were deleted, since their numbers are given again."""
+    mark = marks.seen.get(table, 0)
+    since = mark + 1 if now.seen[table] >= mark else 0
+    return _ids(database, table, key, f"c.rowid >= {since}", inside)
+
+
+def _ids(database: Database, table: str, key: str, changed: str, inside: str) -> frozenset[str]:
+    query = (
+        f"SELECT DISTINCT t.request_id AS trace_id FROM {table} AS c JOIN trace_info AS t "  # noqa: S608
+        f"ON t.request_id = c.{key} WHERE {changed} AND {inside}"
+    )
+    return frozenset(database.query(query).column("trace_id").to_pylist())

@@ -1,0 +1,226 @@
+"""Writing assessments to MLflow, many at a time.
+
+Lives here: `Writer` and its three ways: a database of known schema, any store, a server.
+Add here: a faster way, once MLflow has one.
+Not here: which assessments (`publisher.py`), what they say (`trace_scores.py`).
+
+MLflow has no call for many assessments: `create_assessment` takes five statements and a commit each. Where the
+database has a schema we tested, its own model writes a batch in one transaction, with the columns `create_assessment`
+fills. Otherwise, and for a batch the database refuses, they are created one by one.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from resources.mlflow_store import open_client
+from resources.platform import Platform
+from resources.reading.database import KNOWN_REVISIONS, database_of
+from resources.reading.store_state import sqlite_path
+
+CONNECTIONS = 4
+"""Requests to a server at once: its workers are the limit."""
+
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+class Writer(ABC):
+    """Writes assessments. Those of a trace that is gone are left out: nobody can see them any more."""
+
+    @abstractmethod
+    def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
+        """Create `new` and update `changed`; both may be there, or not, because another process was faster."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """What was written survives a power cut from here on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of threads and connections."""
+
+
+class _OneByOne(Writer):
+    """Through `create_assessment` of MLflow's store, on `connections` threads."""
+
+    def __init__(self, store: Any, connections: int) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="publish")
+
+    def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
+        """See `Writer.write`."""
+        list(self._pool.map(self._create, new))
+        list(self._pool.map(self._update, changed))
+
+    def settle(self) -> None:
+        """See `Writer.settle`: the store has answered that it keeps it."""
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _create(self, feedback: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._store.create_assessment(feedback)
+        except MlflowException as error:
+            if error.error_code in _GONE:
+                return
+            # A duplicate id is a constraint violation on SQL; over HTTP the 500 hides which, so look.
+            there = self._there(feedback)
+            if there is None:
+                raise
+            if not _same(there, feedback):
+                self._update(feedback)
+
+    def _update(self, feedback: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        there = self._there(feedback)
+        if there is None:
+            self._create_again(feedback)
+        elif not _same(there, feedback):
+            try:
+                self._store.update_assessment(
+                    trace_id=feedback.trace_id,
+                    assessment_id=feedback.assessment_id,
+                    feedback=feedback.feedback,
+                    rationale=feedback.rationale,
+                    metadata=feedback.metadata,
+                )
+            except MlflowException as error:
+                if error.error_code not in _GONE:
+                    raise
+
+    def _create_again(self, feedback: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._store.create_assessment(feedback)
+        except MlflowException as error:
+            if error.error_code not in _GONE and self._there(feedback) is None:
+                raise
+
+    def _there(self, feedback: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._store.get_assessment(feedback.trace_id, feedback.assessment_id)
+        except MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+            return None
+
+
+class _Batched(_OneByOne):
+    """A batch in one transaction of a database whose schema we know."""
+
+    def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
+        """See `Writer.write`. A batch the database refuses is written one by one: it holds something that is there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._insert(new)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":  # What the store makes of a violated constraint.
+                raise
+            super().write(new, ())
+        super().write((), changed)
+
+    def close(self) -> None:
+        """See `Writer.close`; the store is this writer's own."""
+        super().close()
+        self._store.engine.dispose()
+
+    def _insert(self, new: Sequence[Any]) -> None:
+        from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
+
+        columns = (SqlTraceInfo.request_id, SqlTraceInfo.experiment_id, SqlTraceInfo.timestamp_ms)
+        with self._store.ManagedSessionMaker(read_only=False) as session:
+            ids = {feedback.trace_id for feedback in new}
+            found = session.query(*columns).filter(SqlTraceInfo.request_id.in_(ids)).all()
+            traces = {trace_id: (experiment, at) for trace_id, experiment, at in found}
+            rows = []
+            for feedback in new:
+                if feedback.trace_id in traces:
+                    row = SqlAssessments.from_mlflow_entity(feedback)
+                    row.experiment_id, row.trace_timestamp_ms = traces[feedback.trace_id]
+                    rows.append(row)
+            session.add_all(rows)
+
+
+class _Sqlite(_Batched):
+    """SQLite, whose log is brought to the disk before anybody relies on it."""
+
+    def __init__(self, store: Any, path: Path) -> None:
+        super().__init__(store, 1)
+        self._path = path
+
+    def settle(self) -> None:
+        """See `Writer.settle`. With synchronous=NORMAL a commit is in the log, and the log not yet on the disk."""
+        with self._store.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        for file in (self._path.with_name(self._path.name + "-wal"), self._path):
+            if file.exists():
+                handle = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+
+
+def open_writer(platform: Platform) -> Writer:
+    """The quickest way to write assessments there; close it."""
+    open_client(platform)
+    path, database = sqlite_path(platform.tracking_uri), database_of(platform)
+    if database is None or database.revision() not in KNOWN_REVISIONS or _has_rollups():
+        from mlflow.tracing.client import TracingClient
+
+        return _OneByOne(TracingClient(platform.tracking_uri).store, 1 if path else CONNECTIONS)
+    store = _own_store(platform)
+    if path is None:
+        return _Batched(store, 1)
+    _write_ahead(store.engine)
+    return _Sqlite(store, path)
+
+
+def _own_store(platform: Platform) -> Any:
+    """A store whose connections nobody shares: what they are told holds for publishing only."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return SqlAlchemyStore(platform.tracking_uri, str(platform.home / "artifacts"))
+
+
+def _has_rollups() -> bool:
+    from mlflow.store.tracking.utils.sql_trace_rollups import rollups_enabled
+
+    return rollups_enabled()
+
+
+def _write_ahead(engine: Any) -> None:
+    """Have SQLite keep a write-ahead log (it remembers), and sync that in `settle` instead of at every commit."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _normal(connection: Any, _: Any) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode == "wal":  # Else it is in memory, or was locked: every commit is synced, as MLflow does.
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+    engine.dispose()
+
+
+def _same(there: Any, feedback: Any) -> bool:
+    """Whether an assessment says what another one says."""
+
+    def said(one: Any) -> tuple[Any, ...]:
+        error = one.feedback.error
+        value = one.feedback.value
+        number = float(value) if isinstance(value, int | float) else value
+        return (number, one.rationale, *((error.error_code, error.error_message or "") if error else ()))
+
+    return there.feedback is not None and said(there) == said(feedback)
