@@ -116,6 +116,9 @@ TABLES: dict[str, dict[str, str]] = {
 }
 """Table to its columns, in order, with DuckDB's name of their type. Times are UTC with microseconds."""
 
+LOCAL = frozenset({"publications", "quarantine"})
+"""Tables only the local platform writes: Databricks publishes its scores itself, and its SQL leaves no trace aside."""
+
 KEYS: dict[str, tuple[str, ...]] = {
     "traces": ("trace_id",),
     "spans": ("trace_id", "span_id"),

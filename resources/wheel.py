@@ -44,6 +44,7 @@ NEEDED = (
     "databricks-sdk",
     "databricks-agents",
     "pandas",
+    "orjson",
     "pyarrow",
     "pydantic",
     "pyyaml",

@@ -7,7 +7,9 @@ Not here: whether a sentence is true.
 
 import re
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 from pydantic import TypeAdapter
@@ -15,6 +17,7 @@ from pydantic import TypeAdapter
 from docs import make_decisions
 from docs.make_reference import PAGE, render
 from lifecycle_assets.cli.main import COMMANDS
+from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.spec import AgentSpec
 from lifecycle_assets.spec_file import dataset_rows, read_agent
 from lifecycle_assets.spec_release import Gate
@@ -22,6 +25,7 @@ from resources.agent_faults import check_source
 from resources.scorer_source import free_names, is_stored_whole
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS_AGENT = ROOT / "lifecycle_assets" / "defs" / "docs_agent" / "defs.yaml"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -66,12 +70,25 @@ def test_links_lead_somewhere_and_named_commands_and_targets_exist(page: Path):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 
 
+def check_run_configuration(shown: dict[str, Any]) -> None:
+    """It is taken by a job of the shipped agent, as the launchpad takes it."""
+    repository = agent_definitions(read_agent(DOCS_AGENT)).get_repository_def()
+    jobs = [repository.get_job(name) for name in repository.job_names if not name.startswith("__")]
+    taking = [job for job in jobs if set(shown["ops"]) <= {node.name for node in job.nodes}]
+    assert taking, f"no job has {', '.join(shown['ops'])}"
+    for job in taking:
+        dg.validate_run_config(job, shown)
+
+
 def test_shown_parts_of_a_declaration_are_valid():
     kinds = {name: field.annotation for name, field in AgentSpec.model_fields.items()} | {"gate": Gate}
     checked = set()
     for page in PAGES:
         for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
             shown = yaml.safe_load(block) if language == "yaml" else {}
+            if "ops" in shown:
+                check_run_configuration(shown)
+                continue
             parts = {"scorers": shown} if isinstance(shown, list) else shown.get("attributes", shown)
             for name, part in parts.items():
                 if name != "type":

@@ -98,10 +98,11 @@ def backfill(
     max_minutes: float | None,
     as_json: bool,
 ) -> None:
-    """What scoring archived days again would take: traces, calls, USD and time, by scorer and day.
+    """What scoring archived days again would take; with --run, doing it.
 
-    With --run it does so, a run of scorer_backfill a day, which the UI shows by partition: first a few traces of the
-    newest day, and when they went well the rest. Interrupted and called again, it goes on where it was.
+    It is said in traces, calls, USD and time, by scorer and day. With --run it is done, a run of scorer_backfill a
+    day, which the UI shows by partition: first a few traces of the newest day, and when they went well the rest.
+    Interrupted and called again, it goes on where it was.
     """
     chosen = _agent(agent)
     platform = Platform.from_env()

@@ -10,23 +10,25 @@ between two commits, a batch leaves children without their trace; their number, 
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, cast
 
 from resources.archive.row_changes import without_held
 from resources.archive.snapshots import ArchiveTables
 from resources.arrow_compute import compute
-from resources.reading.trace_reader import Batch, Quarantined, TraceReader
+from resources.reading.trace_reader import PAGE, Batch, Quarantined, TraceReader
 from resources.redaction import Redaction
 from resources.tables import arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_TRACES = 5_000
-"""Traces of one commit of each table: what a kill may cost."""
+BATCH_TRACES = 10 * PAGE
+"""Traces of one commit of each table: what a kill may cost. A reader starts once for all of them if they are pages."""
 
 _AHEAD = 1  # Pages read before they are asked for; the readers read ahead themselves.
 
@@ -53,7 +55,8 @@ def append_new(
     """
     done = Appended(dict.fromkeys(("spans", "assessments", "traces"), 0), [], [])
     parts = [listing.slice(start, BATCH_TRACES) for start in range(0, listing.num_rows, BATCH_TRACES)]
-    with _ReadAhead(reader, parts, redact) as pages:
+    streams = [(listing, len(parts))] if BATCH_TRACES % PAGE == 0 else [(part, 1) for part in parts]
+    with _ReadAhead(reader, streams, redact) as pages:
         for part in parts:
             _append_batch(tables, pages.part(), days_of(part), done)
             progress(done.rows["traces"])
@@ -141,10 +144,10 @@ class _SpanStream:
 
 
 class _ReadAhead:
-    """Pages of the parts of a listing, read by a thread while others are written."""
+    """Pages of listings, each in some parts of `BATCH_TRACES`, read by a thread while others are written."""
 
-    def __init__(self, reader: TraceReader, parts: "Sequence[pa.Table]", redact: Redaction) -> None:
-        self._reader, self._parts, self._redact = reader, parts, redact
+    def __init__(self, reader: TraceReader, streams: "Sequence[tuple[pa.Table, int]]", redact: Redaction) -> None:
+        self._reader, self._streams, self._redact = reader, streams, redact
         self._pages: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, name="archive-reader", daemon=True)
@@ -171,11 +174,13 @@ class _ReadAhead:
 
     def _read(self) -> None:
         try:
-            for part in self._parts:
-                for page in self._reader.batches(part, redact=self._redact):
-                    if self._stopped.is_set():
-                        return
-                    self._pages.put(page)
-                self._pages.put(None)
+            for listing, parts in self._streams:
+                with closing(cast(Generator[Batch], self._reader.batches(listing, redact=self._redact))) as pages:
+                    for _ in range(parts):
+                        for page in islice(pages, BATCH_TRACES // PAGE) if parts > 1 else pages:
+                            if self._stopped.is_set():
+                                return
+                            self._pages.put(page)
+                        self._pages.put(None)
         except BaseException as fault:  # noqa: BLE001 the thread that writes raises it
             self._pages.put(fault)

@@ -12,6 +12,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from resources.archive.append import stamped
+from resources.archive.few_rows import FEW, any_gone, few_changes, held_rows
 from resources.archive.marks import Days
 from resources.archive.row_changes import Written, changes, digests, gone, without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
@@ -35,6 +36,7 @@ class Upsert:
 
     def __init__(self, tables: ArchiveTables, days: Days, trace_ids: "pa.Array", *, whole: bool) -> None:
         self._tables, self._days, self._trace_ids, self._whole = tables, days, trace_ids, whole
+        self._is_few = not whole and len(trace_ids) <= FEW
         self._held: dict[str, pa.Table] = {}
         self.written = dict.fromkeys(ARCHIVED, Written(0, 0))
 
@@ -63,7 +65,8 @@ class Upsert:
     def _into(self, table: str, source: "pa.Table") -> None:
         import pyarrow as pa
 
-        found = changes(source, self._held_of(table), table, self._names(table))
+        compare = few_changes if self._is_few else changes
+        found = compare(source, self._held_of(table), table, self._names(table))
         self.written[table] += Written(found.new.num_rows, found.changed.num_rows)
         if found.changed.num_rows:
             rows = pa.concat_tables([found.new, found.changed])
@@ -77,7 +80,7 @@ class Upsert:
         import pyarrow as pa
 
         schema, held = arrow_schema("assessments"), self._held_of("assessments")
-        if not held.num_rows:
+        if not held.num_rows or (self._is_few and not any_gone(source, held)):
             return schema.empty_table()
         lost = gone(source, held, trace_ids, held.slice(0, 0), ours="false")
         lost = gone(source, held, trace_ids, self._published(), ours=OURS) if lost.num_rows else lost
@@ -103,7 +106,8 @@ class Upsert:
             read = dict.fromkeys([*KEYS[table], *names])
             where = _among(self._trace_ids) if len(self._trace_ids) <= _FEW else ""
             query = f"SELECT {_listed(list(read))} FROM t WHERE {self._days.condition}{where}"  # noqa: S608
-            self._held[table] = digests(self._tables.stream(table, query), table, names)
+            rows = self._tables.stream(table, query)
+            self._held[table] = held_rows(rows, table) if self._is_few else digests(rows, table, names)
         return self._held[table]
 
     def _names(self, table: str) -> list[str]:

@@ -20,7 +20,7 @@ from resources.databricks.sql.statements import ticked
 from resources.databricks.tracing.trace_grants import Grant, trace_grants
 from resources.databricks.workspace import open_workspace
 from resources.platform import Platform
-from resources.tables import TABLES
+from resources.tables import LOCAL, TABLES
 
 if TYPE_CHECKING:
     from databricks.sdk.service.iam import User
@@ -52,7 +52,7 @@ def needed_grants(agent: Agent, principal: str, *, trace_tables: Sequence[str] =
         grants += [Grant("VOLUME", spec.volume, right, principal) for right in ("READ_VOLUME", "WRITE_VOLUME")]
     if in_catalog and trace_tables:
         grants += trace_grants(trace_tables, dict.fromkeys((principal, *spec.tracing.principals)))
-    for table in TABLES:
+    for table in [one for one in TABLES if one not in LOCAL]:
         grants += [Grant("TABLE", spec.table_prefix + table, right, principal) for right in ("SELECT", "MODIFY")]
     return list(dict.fromkeys(grants))
 

@@ -39,10 +39,10 @@ def open_table(uri: str) -> "DeltaTable | None":
         except TableNotFoundError:
             # delta-rs says the same of a folder it may not look into and of a log that lost its files.
             log = Path(uri.removeprefix("file://")) / "_delta_log"
-            if "://" not in uri.removeprefix("file://") and log.exists() and any(log.glob("*.json")):
-                raise
-            require_no_lost_log(uri)
-            return None
+            if "://" in uri.removeprefix("file://") or not (log.exists() and any(log.glob("*.json"))):
+                require_no_lost_log(uri)
+                return None
+            target = DeltaTable(uri)  # Another process may have made it this moment.
         require_sound(target, uri)
         return target
 

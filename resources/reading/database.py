@@ -1,40 +1,58 @@
-"""The tracking database, opened to be read: SQLite and PostgreSQL, by ADBC into Arrow.
+"""The tracking database, opened to be read: what SQLite and PostgreSQL have in common.
 
-Lives here: connections that cannot write, queries, the schema's revision, and what two databases say differently.
-Add here: another database whose ADBC driver and whose SQL were tested.
-Not here: what is asked (`database_sql.py`), rows (`database_reader.py`).
+Lives here: queries and their types, the schema's revision, and which database is behind a tracking URI.
+Add here: another database whose driver and whose SQL were tested.
+Not here: the databases (`sqlite_database.py`, `postgres_database.py`), what is asked (`database_sql.py`).
+
+`Refused` is imported where it is raised: it brings Dagster, which the process that reads SQLite does without.
 """
 
-import hashlib
-import weakref
 from collections.abc import Sequence
-from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from lifecycle_assets.refused import Refused
-from resources.explain import explained, without_password
-from resources.platform import Platform
-from resources.reading.store_state import sqlite_path, sqlite_state
+from resources.explain import explained
+from resources.reading.store_state import sqlite_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from resources.platform import Platform
 
 KNOWN_REVISIONS = ("dc11669786a5",)
 """Alembic revisions of MLflow's schema this reader was tested with: MLflow 3.17. Of another one nobody knows what its
 columns mean, so its traces are read by MLflow itself."""
 
 
-def database_of(platform: Platform) -> "Database | None":
+def database_of(platform: "Platform") -> "Database | None":
     """The database behind the tracking URI; None for a server, or a database that is read by MLflow only."""
     path = sqlite_path(platform.tracking_uri)
     if path is not None:
+        from resources.reading.sqlite_database import SqliteDatabase
+
         return SqliteDatabase(path)
     if platform.tracking_uri.partition("://")[0].partition("+")[0] in ("postgresql", "postgres"):
+        from resources.reading.postgres_database import PostgresDatabase
+
         return PostgresDatabase(platform.tracking_uri)
     return None
+
+
+@dataclass(frozen=True)
+class Query:
+    """SQL, and its columns: name and kind, `i` a whole number, `f` a number, `s` text."""
+
+    sql: str
+    columns: tuple[tuple[str, str], ...]
+
+    @property
+    def schema(self) -> "pa.Schema":
+        """The columns as Arrow sees them."""
+        import pyarrow as pa
+
+        kinds = {"i": pa.int64(), "f": pa.float64(), "s": pa.string()}
+        return pa.schema([(name, kinds[kind]) for name, kind in self.columns])
 
 
 class Database:
@@ -56,40 +74,34 @@ class Database:
         raise NotImplementedError
 
     def _connect(self) -> Any:
+        """A new connection, which ends when nobody holds it any more."""
         raise NotImplementedError
 
-    def typed(self, columns: Sequence[tuple[str, str, str]]) -> str:
-        """SQL that stands before a SELECT of these columns, so that nulls do not decide on their types."""
-        return ""
+    def _fetch(self, query: Query, parameters: Sequence[Any]) -> "pa.Table":
+        """The rows of a query."""
+        raise NotImplementedError
+
+    def _errors(self) -> tuple[type[BaseException], ...]:
+        """What the driver raises."""
+        raise NotImplementedError
 
     @cached_property
     def _connection(self) -> Any:
-        with explained(self.where):
-            connection = self._connect()
-        weakref.finalize(self, connection.close)
-        return connection
+        return self._connect()
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> "pa.Table":
+    def query(self, query: Query, parameters: Sequence[Any] = ()) -> "pa.Table":
         """The rows of a query. Raises `Refused` when the database cannot be read or lacks what is asked for."""
-        import adbc_driver_manager
-
         try:
-            with explained(self.where), closing(self._connection.cursor()) as cursor:
-                self._prepare(cursor)
-                cursor.execute(sql, tuple(parameters) or None)
-                return cursor.fetch_arrow_table()
-        except adbc_driver_manager.Error as error:
-            raise self._refusal(error) from error
+            with explained(self.where):
+                return self._fetch(query, parameters)
+        except self._errors() as error:
+            from lifecycle_assets.refused import Refused
 
-    def _prepare(self, cursor: Any) -> None:
-        """What a driver has to be told of a statement."""
-
-    def _refusal(self, error: BaseException) -> Refused:
-        said = " ".join(str(error).split())[:300].rstrip(". ")
-        return Refused(
-            f"{self.where}: traces cannot be read from the database ({said}); if MLflow is being upgraded let it end, "
-            "then run again."
-        )
+            said = " ".join(str(error).split())[:300].rstrip(". ")
+            raise Refused(
+                f"{self.where}: traces cannot be read from the database ({said}); if MLflow is being upgraded let it "
+                "end, then run again."
+            ) from error
 
     def close(self) -> None:
         """End the connection."""
@@ -101,102 +113,17 @@ class Database:
         """The schema's alembic revision; empty when there is none: the store is new, or no store of MLflow's."""
         raise NotImplementedError
 
+    def require(self, revision: str) -> None:
+        """Raises `Refused` when the schema's revision is another one: MLflow was upgraded meanwhile."""
+        now = self.revision()
+        if now != revision:
+            from lifecycle_assets.refused import Refused
+
+            raise Refused(
+                f"{self.where}: MLflow's schema changed from {revision} to {now[:40] or '(none)'} while traces were "
+                "read, and nothing read since was written; let the upgrade end, then run again."
+            )
+
     def state(self) -> int:
         """See `TraceReader.state`."""
         raise NotImplementedError
-
-
-class SqliteDatabase(Database):
-    """A SQLite file, which is neither written nor made; what its write-ahead log holds is seen."""
-
-    name = "sqlite"
-    ids = "(SELECT value, key AS nth FROM json_each(?)) AS j"
-    join = "CROSS JOIN"
-    numbers = ("trace_tags", "trace_request_metadata", "spans")
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"sqlite:///{path}")
-        self._path = path
-
-    def again(self) -> Database:
-        """See `Database.again`."""
-        return SqliteDatabase(self._path)
-
-    def _connect(self) -> Any:
-        import adbc_driver_sqlite.dbapi
-
-        if not self._path.exists():
-            raise Refused(f"{self.where}: there is no such file; start MLflow once, or correct MLFLOW_TRACKING_URI.")
-        return adbc_driver_sqlite.dbapi.connect(f"file:{quote(str(self._path))}?mode=ro", autocommit=True)
-
-    def typed(self, columns: Sequence[tuple[str, str, str]]) -> str:
-        """See `Database.typed`: the driver takes types from the first rows, so a row goes before (`query` drops it)."""
-        values = {"i": "0", "f": "0.0", "s": "''"}
-        return f"SELECT {', '.join(f'{values[kind]} AS {name}' for _, name, kind in columns)} UNION ALL "
-
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> "pa.Table":
-        """See `Database.query`."""
-        found = super().query(sql, parameters)
-        return found.slice(1) if " UNION ALL SELECT " in sql else found
-
-    def _prepare(self, cursor: Any) -> None:
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "4096"})
-
-    def revision(self) -> str:
-        """See `Database.revision`."""
-        if not self._path.exists():
-            return ""
-        tables = self.query("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
-        found = self.query("SELECT version_num FROM alembic_version").to_pylist() if tables.num_rows else []
-        return found[0]["version_num"] if found else ""
-
-    def state(self) -> int:
-        """See `TraceReader.state`."""
-        return sqlite_state(self._path)
-
-
-class PostgresDatabase(Database):
-    """A PostgreSQL database, in transactions that can only read."""
-
-    name = "postgresql"
-    ids = "(SELECT value, nth - 1 AS nth FROM json_array_elements_text($1::json) WITH ORDINALITY AS e(value, nth)) AS j"
-    join = "JOIN"
-
-    def __init__(self, uri: str) -> None:
-        super().__init__(without_password(uri))
-        self._uri = uri
-
-    def again(self) -> Database:
-        """See `Database.again`."""
-        return PostgresDatabase(self._uri)
-
-    def _connect(self) -> Any:
-        import adbc_driver_postgresql.dbapi
-
-        # SQLAlchemy names its driver in the scheme.
-        uri = f"postgresql://{self._uri.partition('://')[2]}"
-        connection = adbc_driver_postgresql.dbapi.connect(uri, autocommit=True)
-        with closing(connection.cursor()) as cursor:
-            cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
-        return connection
-
-    def revision(self) -> str:
-        """See `Database.revision`."""
-        if self.query("SELECT to_regclass('alembic_version')::text AS name").to_pylist()[0]["name"] is None:
-            return ""
-        found = self.query("SELECT version_num FROM alembic_version").to_pylist()
-        return found[0]["version_num"] if found else ""
-
-    def state(self) -> int:
-        """See `TraceReader.state`: a digest of the next transaction's number where none is under way, else 0.
-
-        https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
-        """
-        asked = (
-            "SELECT pg_snapshot_xmax(s)::text AS next, pg_snapshot_xmin(s)::text AS oldest "
-            "FROM (SELECT pg_current_snapshot() AS s) AS now"
-        )
-        found = self.query(asked).to_pylist()[0]
-        if found["next"] != found["oldest"]:
-            return 0
-        return int.from_bytes(hashlib.sha256(f"{self.where} {found['next']}".encode()).digest()[:8]) >> 1 or 1

@@ -11,10 +11,13 @@ counts as touched. Numbers that others were given before this is asked again sho
 PostgreSQL has no such numbers: there only assessments tell.
 """
 
-from resources.reading.database import Database
+import time
+
+from resources.reading.database import Database, Query
 from resources.reading.trace_reader import Marks, Touched
 
 _AT_ONCE = 1  # Milliseconds: an assessment may come in the one in which the mark was taken.
+_SETTLED_MS = 60_000  # After which nobody writes with a time so old, but for clocks that are wrong by more.
 
 
 def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int, marks: Marks) -> Touched:
@@ -35,11 +38,17 @@ def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int
 
 
 def _marks(database: Database) -> Marks:
-    asked = "SELECT coalesce(max(last_updated_timestamp), 0) AS assessments FROM assessments"
-    seen = database.query(asked).to_pylist()[0]
+    asked = "SELECT coalesce(max(last_updated_timestamp), 0) AS n FROM assessments"
+    last = _number(database, asked)
+    # All of a moment long past have been seen: the trace it belongs to is not looked at again and again.
+    seen = {"assessments": last + 1 + _AT_ONCE if 0 < last < time.time() * 1000 - _SETTLED_MS else last}
     for table in database.numbers:
-        seen[table] = database.query(f"SELECT coalesce(max(rowid), 0) AS n FROM {table}").to_pylist()[0]["n"]  # noqa: S608
-    return Marks({name: int(value) for name, value in seen.items()})
+        seen[table] = _number(database, f"SELECT coalesce(max(rowid), 0) AS n FROM {table}")  # noqa: S608
+    return Marks(seen)
+
+
+def _number(database: Database, asked: str) -> int:
+    return database.query(Query(asked, (("n", "i"),))).column("n")[0].as_py()
 
 
 def _since(marks: Marks, name: str) -> int:
@@ -54,8 +63,9 @@ def _numbered(database: Database, table: str, key: str, marks: Marks, now: Marks
 
 
 def _ids(database: Database, table: str, key: str, changed: str, inside: str) -> frozenset[str]:
+    join = "JOIN" if changed.endswith(">= 0") else database.join  # What changed is few, and leads.
     query = (
-        f"SELECT DISTINCT t.request_id AS trace_id FROM {table} AS c JOIN trace_info AS t "  # noqa: S608
+        f"SELECT DISTINCT t.request_id AS trace_id FROM {table} AS c {join} trace_info AS t "  # noqa: S608
         f"ON t.request_id = c.{key} WHERE {changed} AND {inside}"
     )
-    return frozenset(database.query(query).column("trace_id").to_pylist())
+    return frozenset(database.query(Query(query, (("trace_id", "s"),))).column("trace_id").to_pylist())

@@ -1,45 +1,45 @@
 """Reading production traces straight from the tracking database, in columns.
 
-Lives here: `DatabaseReader`: pages, threads, and putting together what is ordinary and what is not.
+Lives here: `DatabaseReader`: pages, who reads them, and joining what is ordinary and what is not.
 Add here: a kind of trace that has to be read otherwise.
-Not here: queries (`database_sql.py`), columns (`span_columns.py`, `head_columns.py`), connections (`database.py`).
+Not here: queries (`database_sql.py`), columns (`page_columns.py`), rows (`page_rows.py`), connections (`database.py`).
 
-The rows are those of `public_reader.py`. Two threads read and convert ahead while the caller writes: both databases'
-drivers and DuckDB work outside of Python's lock. Traces whose spans are not in the database are read by MLflow.
+The rows are those of `public_reader.py`. Many traces of a SQLite file are read and converted by a process of its own
+while the caller writes; of PostgreSQL by a thread. Traces whose spans are not in the database are read by MLflow.
 """
 
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lifecycle_assets.refused import Refused
 from resources.arrow_compute import compute
 from resources.platform import Platform
 from resources.reading import database_sql
 from resources.reading.database import Database
 from resources.reading.database_changes import touched
-from resources.reading.page_rows import PageRows, elsewhere
+from resources.reading.page_columns import Page, elsewhere, page_columns, read_stored
+from resources.reading.page_rows import rows
 from resources.reading.public_reader import PublicReader
 from resources.reading.row_batches import listing_of
 from resources.reading.span_columns import SpanColumns
+from resources.reading.sqlite_database import SqliteDatabase
 from resources.reading.stored_traces import Stored, infos, spans
-from resources.reading.trace_reader import Batch, Listing, Marks, Touched, TraceReader
+from resources.reading.trace_reader import PAGE, Batch, Listing, Marks, Touched, TraceReader
 from resources.redaction import Redaction
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PAGE = 600  # Traces in memory at once, of some 25 KB each, and as many in each thread.
+Ids = list[str]
+
+_PAGE = PAGE
 _HEADS_PAGE = 2_000
 _SCORED_PAGE = 200
-_THREADS = 2
+_FEW = 1_000  # Traces that are read before another process has started.
 
 
 class DatabaseReader(TraceReader):
-    """Reads traces from SQLite or PostgreSQL with a connection that cannot write."""
+    """Reads traces from SQLite or PostgreSQL with connections that cannot write."""
 
     cheap_listing = 2_000
 
@@ -47,7 +47,6 @@ class DatabaseReader(TraceReader):
         self._platform, self._database = platform, database
         self._experiment_id, self._revision = experiment_id, revision
         self._public = PublicReader(platform, experiment_id)
-        self._own = threading.local()
 
     def state(self) -> int:
         """See `TraceReader.state`."""
@@ -59,7 +58,7 @@ class DatabaseReader(TraceReader):
 
         query = database_sql.listing(self._database, int(self._experiment_id), int(since_ms), int(until_ms))
         found = self._database.query(query)
-        self._still_known(self._database)
+        self._database.require(self._revision)
         settled = found.filter(pc.less(found.column("ended_ms"), settled_before_ms))
         listed = listing_of(settled.column("trace_id"), settled.column("request_ms"))
         return Listing(listed, found.num_rows - settled.num_rows, settled.select(["trace_id", "ended_ms"]))
@@ -77,69 +76,62 @@ class DatabaseReader(TraceReader):
         return self._read(listing, _PAGE, redact, with_spans=True)
 
     def _read(self, listing: "pa.Table", size: int, redact: Redaction, *, with_spans: bool) -> Iterator[Batch]:
-        pages = (listing.slice(start, size) for start in range(0, listing.num_rows, size))
-        if listing.num_rows <= size:
-            yield from (self._page(self._database, SpanColumns(), page, redact, with_spans) for page in pages)
+        parts = [listing.slice(start, size) for start in range(0, listing.num_rows, size)]
+        ids, starts = ([part.column(name).to_pylist() for part in parts] for name in ("trace_id", "request_ms"))
+        if redact:  # Rules meet each text as it was said.
+            for asked, began in zip(ids, starts, strict=True):
+                yield rows(self._stored(asked, with_spans), began, self._experiment_id, self._public, redact)
             return
+        for page, asked, began in zip(self._pages(ids, with_spans=with_spans), ids, starts, strict=True):
+            yield self._whole(page, asked, began)
 
-        def page_of(page: "pa.Table") -> Batch:
-            if not hasattr(self._own, "database"):
-                self._own.database, self._own.columns = self._database.again(), SpanColumns()
-                opened.append(self._own.database)
-            return self._page(self._own.database, self._own.columns, page, redact, with_spans)
+    def _pages(self, ids: Sequence[Ids], *, with_spans: bool) -> Iterator[Page]:
+        """Pages of these ids."""
+        many = sum(map(len, ids)) > _FEW
+        if many and isinstance(self._database, SqliteDatabase):
+            from resources.reading.sqlite_pages import read_pages
 
-        opened: list[Database] = []
-        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="traces")
-        try:
-            waiting = deque(pool.submit(page_of, page) for page in islice(pages, _THREADS + 1))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(page_of, page) for page in islice(pages, 1))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
-            self._own = threading.local()
-            for database in opened:
-                database.close()
+            yield from read_pages(self._database, self._experiment_id, self._revision, ids, with_spans=with_spans)
+            return
+        made = SpanColumns()
+        if len(ids) < 2:
+            for one in ids:
+                yield page_columns(self._stored(one, with_spans, copies=False), self._experiment_id, made)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="traces") as ahead:
+            waiting = ahead.submit(self._stored, ids[0], with_spans, copies=False)
+            for following in [*ids[1:], None]:
+                stored = waiting.result()
+                if following is not None:
+                    waiting = ahead.submit(self._stored, following, with_spans, copies=False)
+                yield page_columns(stored, self._experiment_id, made)
 
-    def _page(
-        self, database: Database, columns: SpanColumns, page: "pa.Table", redact: Redaction, with_spans: bool
-    ) -> Batch:
-        stored = self._stored(database, page.column("trace_id").to_pylist(), with_spans)
-        rows = PageRows(stored, page.column("request_ms").to_pylist(), self._experiment_id, self._public)
-        return rows.redacted(redact) if redact else rows.columns(columns)
-
-    def _stored(self, database: Database, ids: Sequence[str], with_spans: bool) -> Stored:
-        """What is stored of these traces. Raises `Refused` when MLflow was upgraded meanwhile."""
-        import orjson
-
-        asked = (orjson.dumps(list(ids)).decode(),)
-        stored = Stored(
-            list(ids),
-            database.query(database_sql.heads(database, int(self._experiment_id)), asked),
-            database.query(database_sql.tags(database), asked),
-            database.query(database_sql.metadata(database), asked),
-            database.query(database_sql.assessments(database), asked),
-            database.query(database_sql.spans(database), asked) if with_spans else None,
+    def _whole(self, page: Page, ids: Ids, starts: Sequence[int]) -> Batch:
+        """A page with its odd traces, made into rows by themselves, in the order of the listing."""
+        if not page.odd:
+            return Batch(page.traces, page.assessments, page.spans)
+        stored = self._stored([ids[nth] for nth in page.odd], page.spans is not None)
+        apart = rows(stored, [starts[nth] for nth in page.odd], self._experiment_id, self._public)
+        return Batch(
+            _in_order(page.traces, apart.traces, ids),
+            _joined(page.assessments, apart.assessments),
+            None if page.spans is None or apart.spans is None else _joined(page.spans, apart.spans),
+            apart.quarantined,
         )
-        self._still_known(database)
-        return stored
 
-    def _still_known(self, database: Database) -> None:
-        revision = database.revision()
-        if revision != self._revision:
-            raise Refused(
-                f"{database.where}: MLflow's schema changed from {self._revision} to {revision[:40] or '(none)'} while "
-                "traces were read, and nothing read since was written; let the upgrade end, then run again."
-            )
+    def _stored(self, ids: Ids, with_spans: bool, *, copies: bool = True) -> Stored:
+        """What is stored of these traces. Raises `Refused` when MLflow was upgraded meanwhile."""
+        stored = read_stored(self._database, self._experiment_id, ids, with_spans=with_spans, copies=copies)
+        self._database.require(self._revision)
+        return stored
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         """See `TraceReader.traces`."""
         for start in range(0, len(trace_ids), _SCORED_PAGE):
-            yield from self._entities(trace_ids[start : start + _SCORED_PAGE])
+            yield from self._entities(list(trace_ids[start : start + _SCORED_PAGE]))
 
-    def _entities(self, trace_ids: Sequence[str]) -> Iterator[Any]:
-        stored = self._stored(self._database, trace_ids, with_spans=True)
+    def _entities(self, trace_ids: Ids) -> Iterator[Any]:
+        stored = self._stored(trace_ids, with_spans=True)
         from mlflow.entities import Trace, TraceData
 
         found, held = infos(stored, self._experiment_id), spans(stored.spans)
@@ -150,3 +142,18 @@ class DatabaseReader(TraceReader):
                 yield from self._public.traces([trace_id])  # Which says what is wrong with it.
             elif nth in found:
                 yield Trace(found[nth], TraceData(spans=held.get(nth, [])))
+
+
+def _joined(made: "pa.Table", apart: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+
+    return pa.concat_tables([made, apart]) if apart.num_rows else made
+
+
+def _in_order(made: "pa.Table", apart: "pa.Table", ids: Ids) -> "pa.Table":
+    import pyarrow as pa
+
+    pc = compute()
+
+    whole = _joined(made, apart)
+    return whole.take(pc.sort_indices(pc.index_in(whole.column("trace_id"), pa.array(ids, pa.string()))))

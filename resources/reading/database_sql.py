@@ -10,7 +10,7 @@ however much is stored. Numbers in a text are ours; nothing else is put into one
 
 # ruff: noqa: S608 - SQL of names and numbers of ours; ids are a parameter.
 
-from resources.reading.database import Database
+from resources.reading.database import Database, Query
 
 Column = tuple[str, str, str]
 """Expression, name, and kind: `i` a whole number, `f` a number, `s` text."""
@@ -67,53 +67,59 @@ ASSESSMENT: tuple[Column, ...] = (
 """Columns of `assessments`, by the names MLflow has for them."""
 
 
-def heads(database: Database, experiment_id: int) -> str:
+def heads(database: Database, experiment_id: int) -> Query:
     """Rows of `trace_info` of listed ids."""
     return _of_ids(database, "trace_info", "request_id", _HEADS, f"t.experiment_id = {experiment_id}")
 
 
-def tags(database: Database) -> str:
+def tags(database: Database) -> Query:
     """Tags of listed ids, without the name, which is a column."""
     return _of_ids(database, "trace_tags", "request_id", _PAIRS, "t.key <> 'mlflow.traceName'")
 
 
-def metadata(database: Database) -> str:
-    """Metadata of listed ids, without what is promoted to columns."""
-    promoted = ", ".join(f"'{name}'" for name in PROMOTED)
+def metadata(database: Database, *beside: str) -> Query:
+    """Metadata of listed ids, without what is promoted to columns, and without these keys."""
+    promoted = ", ".join(f"'{name}'" for name in (*PROMOTED, *beside))
     return _of_ids(database, "trace_request_metadata", "request_id", _PAIRS, f"t.key NOT IN ({promoted})")
 
 
-def spans(database: Database) -> str:
+def spans(database: Database) -> Query:
     """Spans of listed ids."""
     return _of_ids(database, "spans", "trace_id", _SPANS)
 
 
-def assessments(database: Database) -> str:
+def assessments(database: Database) -> Query:
     """Assessments of listed ids."""
     return _of_ids(database, "assessments", "trace_id", ASSESSMENT)
 
 
-def listing(database: Database, experiment_id: int, since_ms: int, until_ms: int) -> str:
+def listing(database: Database, experiment_id: int, since_ms: int, until_ms: int) -> Query:
     """Finished production traces that started in a range, with their ends; as the filter `trace_reader.PRODUCTION`."""
     columns: tuple[Column, ...] = (
         ("t.request_id", "trace_id", "s"),
         ("t.timestamp_ms", "request_ms", "i"),
         ("t.timestamp_ms + coalesce(t.execution_time_ms, 0)", "ended_ms", "i"),
     )
-    return (
-        f"{database.typed(columns)}SELECT {_selected(columns)} FROM trace_info AS t "
+    return _query(
+        columns,
+        f"SELECT {_selected(columns)} FROM trace_info AS t "
         f"WHERE t.experiment_id = {experiment_id} AND t.timestamp_ms >= {since_ms} AND t.timestamp_ms < {until_ms} "
         "AND t.status <> 'IN_PROGRESS' AND NOT EXISTS (SELECT 1 FROM trace_request_metadata AS m "
-        "WHERE m.request_id = t.request_id AND m.key = 'mlflow.sourceRun')"
+        "WHERE m.request_id = t.request_id AND m.key = 'mlflow.sourceRun')",
     )
 
 
-def _of_ids(database: Database, table: str, key: str, columns: tuple[Column, ...], where: str = "") -> str:
+def _of_ids(database: Database, table: str, key: str, columns: tuple[Column, ...], where: str = "") -> Query:
     listed: tuple[Column, ...] = (("j.nth", "nth", "i"), *columns)
-    return (
-        f"{database.typed(listed)}SELECT {_selected(listed)} "
-        f"FROM {database.ids} {database.join} {table} AS t ON t.{key} = j.value{f' WHERE {where}' if where else ''}"
+    return _query(
+        listed,
+        f"SELECT {_selected(listed)} "
+        f"FROM {database.ids} {database.join} {table} AS t ON t.{key} = j.value{f' WHERE {where}' if where else ''}",
     )
+
+
+def _query(columns: tuple[Column, ...], sql: str) -> Query:
+    return Query(sql, tuple((name, kind) for _, name, kind in columns))
 
 
 def _selected(columns: tuple[Column, ...]) -> str:

@@ -1,27 +1,27 @@
-"""From stored traces to the columns of `traces` and `assessments`, many at a time.
+"""From stored traces to the columns of `traces`, many at a time.
 
-Lives here: the columns of a page, and telling which traces and assessments are out of the ordinary.
-Add here: a column of `traces` or `assessments` that comes from the database.
-Not here: the rows of single traces (`trace_rows.py`), spans (`span_columns.py`), reading (`database_sql.py`).
+Lives here: the columns of a page, and telling which traces are out of the ordinary.
+Add here: a column of `traces` that comes from the database.
+Not here: the rows of single traces (`trace_rows.py`), assessments (`assessment_columns.py`), spans
+(`span_columns.py`), reading (`database_sql.py`).
 
 What is made here is what `trace_rows.rows_of` makes of the same trace; what is odd is left to it.
 """
-
-# ruff: noqa: S608 - SQL of names and numbers of ours; what traces say comes as a table.
 
 from typing import TYPE_CHECKING, Any
 
 from resources.arrow_compute import compute
 from resources.reading.stored_traces import PROMOTED_FROM, Stored, promoted
 from resources.tables import arrow_schema
-from resources.trace_rows import COPIES, NOT_APPLICABLE, OUTCOME, SCORER_VERSION
+from resources.trace_rows import COPIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LATEST_MS = 253_402_300_799_999  # The last moment of the year 9999, after which Python knows no date.
+LATEST_MS = 253_402_300_799_999
+"""The last moment of the year 9999, after which Python knows no date."""
+
 _STATES = ("OK", "ERROR", "STATE_UNSPECIFIED")
-_SOURCES = ("HUMAN", "LLM_JUDGE", "CODE", "SOURCE_TYPE_UNSPECIFIED")
 _BESIDE = ("request", "response", "archived_at")  # Columns of `traces` that are not of its head.
 
 
@@ -39,7 +39,7 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
     columns = {name: heads.column(name).to_pylist() for name in ("state", "request_ms", "trace_name", *PROMOTED_FROM)}
     extra: list[tuple[int, str, str]] = []
     for place, nth in enumerate(places):
-        if columns["state"][place] not in _STATES or not 0 <= columns["request_ms"][place] <= _LATEST_MS:
+        if columns["state"][place] not in _STATES or not 0 <= columns["request_ms"][place] <= LATEST_MS:
             odd.add(nth)
     for nth, *said in zip(places, *(columns[name] for name in PROMOTED_FROM), strict=True):
         extra += ((nth, key, value) for key, value in promoted(dict(zip(PROMOTED_FROM, said, strict=True))).items())
@@ -58,7 +58,7 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
         "tagged": _picked(tags, "mlflow.modelId", of),
         "environment": _picked(tags, "environment", of),
     }
-    starts = [ms if 0 <= ms <= _LATEST_MS else 0 for ms in columns["request_ms"]]
+    starts = [ms if 0 <= ms <= LATEST_MS else 0 for ms in columns["request_ms"]]
     moments = pa.array(starts, pa.int64())
     kept = metadata.filter(pc.invert(pc.is_in(metadata.column("key"), pa.array(COPIES, pa.string()))))
     made = {
@@ -141,39 +141,3 @@ def _maps(pairs: "pa.Table", places: list[int]) -> "pa.Array":
     offsets = np.append(np.searchsorted(nth, np.array(places, np.int64)), len(nth)).astype(np.int32)
     keys, values = (pairs.column(name).combine_chunks() for name in ("key", "value"))
     return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
-
-
-def assessment_columns(stored: Stored, con: Any) -> "pa.Table":
-    """Columns of `assessments` without `trace_date`, with `nth` and `odd`; references to issues are left out."""
-    con.register("assessments", stored.assessments)
-    try:
-        return con.sql(_ASSESSMENTS).to_arrow_table()
-    finally:
-        con.unregister("assessments")
-
-
-_IS_NUMBER = r"-?[0-9]{1,15}([.][0-9]{1,15})?"
-_IS_TEXT = r'"[^"\\\x00-\x1f]*"'
-_ASSESSMENTS = f"""
-    WITH told AS (
-        SELECT *, json_extract_string(assessment_metadata, ['$."{SCORER_VERSION}"', '$."{OUTCOME}"']) AS m,
-            json_type(assessment_metadata, ['$."{SCORER_VERSION}"', '$."{OUTCOME}"']) AS k,
-            CASE WHEN value = 'true' THEN 1 WHEN value = 'false' THEN 0
-                WHEN regexp_full_match(value, '{_IS_NUMBER}') THEN CAST(value AS DOUBLE) END AS number,
-            CASE WHEN regexp_full_match(value, '{_IS_TEXT}') THEN value[2:-2] END AS words
-        FROM (SELECT * REPLACE (CASE WHEN json_valid(assessment_metadata) THEN assessment_metadata END
-            AS assessment_metadata), assessment_metadata IS NOT NULL AND NOT json_valid(assessment_metadata) AS unread
-            FROM assessments)
-    )
-    SELECT nth, trace_id, assessment_id, name, assessment_type AS kind, source_type, source_id,
-        CAST(number AS DOUBLE) AS value_number,
-        CASE WHEN value = 'null' AND m[2] = '{NOT_APPLICABLE}' THEN m[2] ELSE words END AS value_text,
-        rationale, CAST(NULL AS VARCHAR) AS error, m[1] AS scorer_version, coalesce(valid, 1) <> 0 AS valid,
-        make_timestamptz(greatest(least(created_timestamp, {_LATEST_MS}), 0) * 1000) AS created_at,
-        make_timestamptz(greatest(least(last_updated_timestamp, {_LATEST_MS}), 0) * 1000) AS updated_at,
-        NOT coalesce(error IS NULL AND NOT unread AND assessment_type IN ('feedback', 'expectation')
-            AND source_type IN {_SOURCES} AND (number IS NOT NULL OR words IS NOT NULL OR value = 'null')
-            AND coalesce(k[1] = 'VARCHAR', true) AND coalesce(k[2] = 'VARCHAR', true)
-            AND created_timestamp BETWEEN 1 AND {_LATEST_MS}
-            AND last_updated_timestamp BETWEEN 1 AND {_LATEST_MS}, false) AS odd
-    FROM told WHERE assessment_type <> 'issue' OR NOT json_valid(value)"""

@@ -1,135 +1,160 @@
 """From stored spans to the columns of `spans`, many at a time.
 
-Lives here: one query of DuckDB over what the database gave, and telling which spans are out of the ordinary.
-Add here: a further kind of span that need not go through Python.
+Lives here: one pass over the contents of a page, and telling which spans are out of the ordinary.
+Add here: a further kind of span that need not be read by MLflow.
 Not here: the rows of single spans (`trace_rows.py`), reading (`database_sql.py`).
 
-The query answers as `trace_rows.span_row` does, or marks the span as odd: an attribute that is null or no JSON, a key
-that needs an escape, a kind that MLflow derives from others. DuckDB also takes for JSON what a strict reader does not
-(NaN, a comma too many): NaN and Infinity as Python writes them are found anywhere, other spellings in texts of up to
-100 bytes, since no writer of JSON is known to make them. So are runs of 16 brackets, which Python may not nest, and a
-number of more than 308 digits.
+What is made here is what `trace_rows.span_row` makes of the same span, without an object for each: a span whose
+attributes are not texts of plain JSON, or whose kind MLflow derives from others, is odd and left to it.
 """
-
-# ruff: noqa: S608 - SQL of names and numbers of ours; what traces say comes as a table.
 
 import json
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from resources.arrow_compute import compute
+from resources.reading.row_batches import UNREADABLE
+from resources.redaction import Text
 from resources.trace_rows import OWN_COLUMN
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_KEPT = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]*")  # Keys of attributes that need no escape, in JSON or in a path.
-_ROWS = 256  # Spans that DuckDB has parsed at once.
-_MOST_KEYS = 96  # Attributes known at once; spans with others are odd.
-_FIRST = (*OWN_COLUMN, "mlflow.spanLogLevel", "mlflow.chat.tokenUsage", "mlflow.llm.model")
-_LENIENT = r"(?i)(^|[\[:,\s-])(nan|inf)|,\s*[\]}]|(^|[\[:,\s-])[0-9.]+e\+?[0-9]{3}"
-_SAID = r"[^\x00-\x1f]*"  # Text that every writer of JSON escapes alike.
-_UNLIKE = r"\\u00|[0-9][.eE][0-9+-]"  # Escapes of control characters, and numbers that are not whole.
+Row = tuple[str, str, str | None, str | None, str]
+
+_INPUTS, _OUTPUTS, _TYPE, _REQUEST = OWN_COLUMN
+_KIND = re.compile(r'"[A-Za-z_ ]+"')
+_HEX_ID = "^[0-9a-f]{16}$"
+_SHORT, _MOST = 48, 20_000  # Characters of a member that is remembered, and how many are.
+_ID_LENGTH = 12  # Characters of a span's id in base64, as MLflow keeps it in the content.
 
 
 class SpanColumns:
-    """Makes columns of spans. One object a thread: it remembers which attributes spans have."""
+    """Makes columns of spans. One object a thread: it remembers attributes that come again and again."""
 
     def __init__(self) -> None:
-        import duckdb
+        import orjson
 
-        self.connection = duckdb.connect(":memory:", config={"threads": 1, "enable_external_access": False})
-        self._keys = list(_FIRST)
+        self._loads = orjson.loads
+        self._last = "null"
+        self._members: dict[tuple[str, str], str] = {}
+        self._kinds: dict[str, str] = {}
+        self._text = Text(())
 
     def of(self, spans: "pa.Table") -> "pa.Table":
         """The columns of `spans` without `trace_id` and `trace_date`, with `nth`, `start_ns` and `odd`, in order."""
-        made = self._made(spans)
-        unknown = self._unknown(spans, made)
-        if unknown:
-            self._keys += unknown
-            made = self._made(spans)
-        return made
-
-    def _unknown(self, spans: "pa.Table", made: "pa.Table") -> list[str]:
-        """Attributes that spans have and the query did not ask for."""
-        pc = compute()
-
-        if len(self._keys) >= _MOST_KEYS or not pc.any(made.column("missing")).as_py():
-            return []
-        query = "SELECT DISTINCT unnest(json_keys(content, '$.attributes')) AS name FROM spans ORDER BY name"
-        found = [row[0] for row in self._run(query, spans.filter(made.column("missing")), rows=True)]
-        new = [name for name in found if name not in self._keys and _KEPT.fullmatch(name)]
-        return new[: _MOST_KEYS - len(self._keys)]
-
-    def _made(self, spans: "pa.Table") -> "pa.Table":
-        import duckdb
-
-        try:
-            return self._run(_query(tuple(self._keys)), spans)
-        except duckdb.Error:
-            # One content that is no JSON fails the query for all: what is none counts as nothing, which is odd.
-            read = "SELECT * REPLACE (CASE WHEN json_valid(content) THEN content END AS content) FROM spans"
-            return self._run(_query(tuple(self._keys)), self._run(read, spans))
-
-    def _run(self, query: str, spans: "pa.Table", *, rows: bool = False) -> Any:
         import pyarrow as pa
 
-        # DuckDB keeps what it parsed until the end of a batch, in each of its JSON functions.
-        small = pa.Table.from_batches(spans.to_batches(max_chunksize=_ROWS), schema=spans.schema)
-        self.connection.register("spans", small)
-        try:
-            found = self.connection.sql(query)
-            return found.fetchall() if rows else found.to_arrow_table()
-        finally:
-            self.connection.unregister("spans")
+        pc = compute()
 
-
-def _query(keys: tuple[str, ...]) -> str:
-    """The query for spans with these attributes, which stand in its list `x` after four other fields."""
-    at = {name: 5 + place for place, name in enumerate(keys)}
-    paths = ["$.name", "$.status.message", "$.events", "$.span_id", *(f'$.attributes."{name}"' for name in keys)]
-    listed = "[" + ", ".join(f"'{path}'" for path in paths) + "]"
-    inputs, outputs, kind = (f"x[{at[name]}]" for name in OWN_COLUMN[:3])
-    said = [f"x[{at[name]}]" for name in keys if name not in OWN_COLUMN[2:]]
-    rest = sorted((f"{json.dumps(name)}: ", at[name]) for name in keys if name not in OWN_COLUMN)
-    members = ", ".join(f"'{begin}' || x[{place}]" for begin, place in rest)
-    foreign = " OR ".join(f"x[{at[name]}] IS NOT NULL" for name in keys if not name.startswith("mlflow."))
-    valid = " AND ".join(f"coalesce(json_valid({one}), true)" for one in said)
-    lenient = " OR ".join(
-        f"CASE WHEN strlen({one}) BETWEEN 3 AND 100 AND NOT starts_with({one}, '\"') "
-        f"THEN regexp_matches({one}, '{_LENIENT}') ELSE false END"
-        for one in [inputs, outputs, *(f"x[{at[name]}]" for name in keys if not name.startswith("mlflow."))]
-    )
-    huge = " OR ".join(
-        f"CASE WHEN strlen({one}) > 308 THEN regexp_full_match({one}[:309], '[-0-9]+') ELSE false END"
-        for one in (inputs, outputs)
-    )
-    message = "CASE WHEN x[2] <> '' THEN '\"status.description\": ' || to_json(x[2])::VARCHAR END"
-    events = "CASE WHEN x[3] <> '[]' THEN '\"events\": ' || x[3] END"
-    there = " + ".join(f"(x[{place}] IS NOT NULL)::INTEGER" for place in at.values())
-    return f"""
-        WITH parsed AS (
-            SELECT nth, span_id, parent_span_id, status, start_ns, end_ns, json_extract_string(content, {listed}) AS x,
-                json_keys(content, '$.attributes') AS k,
-                contains(content, 'NaN') OR contains(content, 'Infinity') OR contains(content, '{"[" * 16}')
-                    OR contains(content, '{"}" * 16}') AS endless
-            FROM spans
-        ), told AS (
-            SELECT *, {inputs} AS inputs, {outputs} AS outputs, {kind} AS kind,
-                coalesce(len(k), 0) <> {there} AS missing
-            FROM parsed
+        made: list[Row | None] = []
+        for chunk in spans.column("content").chunks:
+            made += map(self._made, _texts(chunk))
+        read = [one is not None for one in made]
+        nothing = ("", "", None, None, "")
+        columns = zip(*(one or nothing for one in made), strict=True) if made else [()] * 5
+        name, kind, inputs, outputs, attributes = (pa.array(values, pa.string()) for values in columns)
+        status, ended, started = (spans.column(column) for column in ("status", "end_ns", "start_ns"))
+        parent = spans.column("parent_span_id")
+        sound = [
+            pa.chunked_array([pa.array(read, pa.bool_())]),
+            pc.is_in(status, value_set=pa.array(["OK", "ERROR", "UNSET"], pa.string())),
+            pc.fill_null(pc.match_substring_regex(spans.column("span_id"), _HEX_ID), False),
+            pc.fill_null(pc.greater(started, 0), False),
+            pc.fill_null(pc.greater(ended, 0), True),
+        ]
+        ordinary = sound[0]
+        for one in sound[1:]:
+            ordinary = pc.and_(ordinary, one)
+        moment = pa.timestamp("us", tz="UTC")
+        return pa.table(
+            {
+                "nth": spans.column("nth"),
+                "span_id": spans.column("span_id"),
+                "parent_span_id": pc.if_else(pc.equal(parent, ""), None, parent),
+                "name": name,
+                "type": kind,
+                "start_time": pc.divide(started, 1000).cast(moment),
+                "end_time": pc.divide(ended, 1000).cast(moment),
+                "status": status,
+                "inputs": inputs,
+                "outputs": outputs,
+                "attributes": attributes,
+                "start_ns": started,
+                "odd": pc.invert(ordinary),
+            }
         )
-        SELECT nth, span_id, nullif(parent_span_id, '') AS parent_span_id, x[1] AS name,
-            CASE WHEN kind IS NULL THEN 'UNKNOWN' ELSE kind[2:-2] END AS type,
-            make_timestamptz(start_ns // 1000) AS start_time, make_timestamptz(end_ns // 1000) AS end_time, status,
-            inputs, outputs, '{{' || concat_ws(', ', {members}, {message}, {events}) || '}}' AS attributes, start_ns,
-            missing,
-            NOT coalesce(NOT endless AND NOT missing AND x[1] IS NOT NULL
-                AND (coalesce(x[2], '') = '' OR regexp_full_match(x[2], '{_SAID}'))
-                AND (coalesce(x[3], '[]') = '[]' OR NOT regexp_matches(x[3], '{_UNLIKE}')) AND strlen(x[4]) = 12
-                AND regexp_full_match(coalesce(kind, '"UNKNOWN"'), '"[A-Za-z_ ]+"')
-                AND (coalesce(kind, '"UNKNOWN"') <> '"UNKNOWN"' OR NOT ({foreign or "false"}))
-                AND status IN ('OK', 'ERROR', 'UNSET') AND regexp_full_match(span_id, '[0-9a-f]{{16}}')
-                AND start_ns > 0 AND coalesce(end_ns, 1) > 0 AND {valid} AND NOT ({lenient})
-                AND NOT coalesce({huge}, false), false) AS odd
-        FROM told"""
+
+    def _made(self, content: Any) -> Row | None:
+        """Name, type, inputs, outputs and further attributes of a span; None for an odd one."""
+        loads = self._loads
+        try:
+            span = loads(content)
+            attributes, status, name = span["attributes"], span["status"], span["name"]
+            span["parent_span_id"], span["start_time_unix_nano"], span["end_time_unix_nano"]
+            if name.__class__ is not str or len(span["span_id"]) != _ID_LENGTH:
+                return None
+            inputs, outputs = attributes.pop(_INPUTS, None), attributes.pop(_OUTPUTS, None)
+            attributes.pop(_REQUEST, None)
+            for raw in (inputs, outputs):
+                # Texts of plain JSON, as `redaction.is_plain` says. A call is often given what the one before was.
+                if raw is not None and raw != self._last:
+                    if raw.__class__ is not str:
+                        return None
+                    loads(raw)
+                    self._last = raw
+            kind = attributes.pop(_TYPE, None)
+            known = self._kinds.get(kind) or self._kind(kind)
+            if not known or (known == "UNKNOWN" and any(not key.startswith("mlflow.") for key in attributes)):
+                return None
+            members = [self._members.get(pair) or self._member(*pair) for pair in attributes.items()]
+            if len(members) > 1:
+                members.sort()
+            if status.get("message"):
+                members.append(f'"status.description": {_quoted(status["message"])}')
+            if span.get("events"):
+                # Python's reader of JSON has another number than a strict one for some.
+                events = json.loads(bytes(content))["events"]
+                members.append(f'"events": {self._text.compact(events)}')
+        except UNREADABLE:
+            return None
+        return name, known, inputs, outputs, "{" + ", ".join(members) + "}"
+
+    def _member(self, key: str, raw: Any) -> str:
+        if raw.__class__ is not str:
+            raise TypeError(raw)
+        self._loads(raw)
+        member = f"{_quoted(key)}: {raw}"
+        if len(member) <= _SHORT and len(self._members) < _MOST:
+            self._members[key, raw] = member
+        return member
+
+    def _kind(self, raw: Any) -> str:
+        """The type of a span by its attribute; empty for one only MLflow can tell."""
+        if raw is None:
+            return "UNKNOWN"
+        known = self._kinds.get(raw)
+        if known is None:
+            known = raw[1:-1] if _KIND.fullmatch(raw) else ""
+            if len(self._kinds) < _MOST:
+                self._kinds[raw] = known
+        return known
+
+
+def _quoted(said: Any) -> str:
+    if said.__class__ is not str:
+        raise TypeError(said)
+    return json.dumps(said, ensure_ascii=False)
+
+
+def _texts(chunk: "pa.Array") -> Any:
+    """The texts of an array as views of its memory: nothing is copied, and a null is empty."""
+    import numpy as np
+
+    _, offsets, data = chunk.buffers()
+    if data is None or not len(chunk):
+        return [b""] * len(chunk)
+    at = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+    seen = memoryview(data)
+    return (seen[start:end] for start, end in pairwise(at))

@@ -1,18 +1,14 @@
 """A number that names all a tracking store holds now.
 
-Lives here: what a SQLite file and a PostgreSQL server say of themselves, without a look into a table.
+Lives here: what a SQLite file says of itself, without a look into it.
 Add here: another store that can say whether anything was written.
-Not here: what was written (`trace_reader.py`).
+Not here: the facts of the file (`file_facts.py`), what was written (`trace_reader.py`).
 """
 
-import hashlib
+import time
 from pathlib import Path
 
-from resources.explain import explained
-
-_HEADER = 100  # Bytes of a SQLite header; 24-27 count its changes, 92-95 say at which count it was valid.
-_WAL_HEADER = 32  # Of the write-ahead log; 16-23 are salts, new with every restart of the log.
-_INDEX_HEADER = 48  # Of the log's index: its count of changes, last frame and checksums.
+from resources.file_facts import TICK_NS, file_state
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
@@ -24,27 +20,16 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 
 def sqlite_state(path: Path) -> int:
-    """A digest of what every write to a SQLite database changes; below 2**63, never 0.
+    """A digest of what every write to a SQLite file changes; below 2**63, 0 when it cannot be told.
 
-    Without a log it is the change counter of the header (https://www.sqlite.org/fileformat.html#file_change_counter).
-    With one it is the salts of the log and the header of its index, which counts changes
-    (https://www.sqlite.org/walformat.html#the_wal_index_header). Sizes and times tell a restored copy apart.
+    By the facts of the files alone: opening and closing one would take away the locks this process holds on it. A file
+    that was written just now is looked at again when the file system's clock has ticked on, some 20 ms later.
     """
-    digest = hashlib.sha256()
-    heads = (("", _HEADER), ("-wal", _WAL_HEADER), ("-shm", _INDEX_HEADER))
-    with explained(f"sqlite:///{path}"):
-        for suffix, head in heads:
-            file = path.with_name(path.name + suffix)
-            try:
-                with file.open("rb") as opened:
-                    digest.update(opened.read(head).ljust(head))
-                said = file.stat()
-            except FileNotFoundError:
-                digest.update(b"none".ljust(head))
-                continue
-            if suffix != "-shm":  # Readers write to the index too.
-                digest.update(f"{said.st_ino} {said.st_size} {said.st_mtime_ns}".encode().ljust(80))
-    return int.from_bytes(digest.digest()[:8]) >> 1 or 1
+    said = file_state(path)
+    if not said and path.exists():
+        time.sleep(1.1 * TICK_NS / 1e9)
+        said = file_state(path)
+    return (int(said[:16], 16) >> 1 or 1) if said else 0
 
 
 def store_state(tracking_uri: str) -> int:

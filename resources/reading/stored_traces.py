@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resources.arrow_compute import compute
 from resources.reading.database_sql import ASSESSMENT, COST, USAGE
 from resources.reading.row_batches import UNREADABLE
 from resources.redaction import loads
@@ -39,16 +38,6 @@ class Stored:
     metadata: "pa.Table"
     assessments: "pa.Table"
     spans: "pa.Table | None"
-
-    def only(self, places: "pa.Array") -> "Stored":
-        """The rows of some places."""
-        pc = compute()
-
-        def of(table: "pa.Table") -> "pa.Table":
-            return table.filter(pc.is_in(table.column("nth"), places))
-
-        spans = None if self.spans is None else of(self.spans)
-        return Stored(self.ids, of(self.heads), of(self.tags), of(self.metadata), of(self.assessments), spans)
 
 
 def promoted(head: Mapping[str, Any]) -> dict[str, str]:

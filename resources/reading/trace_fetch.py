@@ -17,8 +17,9 @@ from resources.explain import explain, explained
 from resources.mlflow_store import open_client
 from resources.platform import Platform
 from resources.reading.row_batches import UNREADABLE, unreadable
+from resources.reading.trace_reader import PAGE
 
-_PAGE = 500  # Traces with spans in memory.
+_PAGE = PAGE  # Traces with spans in memory.
 _REQUEST, _CONNECTIONS = 50, 4  # Traces a request of a server, and requests at once: two workers of it are kept busy.
 _SPANS_AT = "mlflow.trace.spansLocation"
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")

@@ -23,6 +23,10 @@ PRODUCTION = f"{FINISHED} AND metadata.mlflow.sourceRun IS NULL"
 """MLflow trace filter: finished, and not made by an evaluation."""
 
 
+PAGE = 500
+"""Traces of a listing that one batch with spans is about: some 15 MB in memory."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Production traces that had ended, oldest first, ties by id; `unsettled` counts those that had not.
@@ -114,7 +118,7 @@ class TraceReader(ABC):
 
     @abstractmethod
     def batches(self, listing: "pa.Table", *, redact: Redaction = ()) -> Iterator[Batch]:
-        """The traces of a listing with spans, a page at a time, in its order; memory holds a few pages.
+        """The traces of a listing with spans, `PAGE` at a time, in its order; memory holds a few such pages.
 
         A trace that cannot be made into rows is quarantined; one that was deleted meanwhile is left out.
         """

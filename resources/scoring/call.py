@@ -2,7 +2,7 @@
 
 Lives here: turning a registered copy into a function of a trace or of a session that never raises.
 Add here: a further sign by which a library says that its service is away.
-Not here: loading copies (`scorer_registry.py`), processes and timeouts (`score_workers.py`).
+Not here: loading copies (`scorer_registry.py`), processes and timeouts (`crew.py`, `child.py`).
 """
 
 import inspect

@@ -1,17 +1,14 @@
 """The agent's tables as one DuckDB database that queries share.
 
 Lives here: which tables a query can mean, when a table must be read anew, and the locked database they are in.
-Add here: a column that no view reads and that is large (`PAYLOADS`).
-Not here: asking (`engine.py`), which SQL is answered (`guard.py`), one table's files (`files.py`).
+Add here: a setting of the database.
+Not here: asking (`engine.py`), which SQL is answered (`guard.py`), one table's files (`files.py`), what the views say
+of a version (`answers.py`).
 
 A database is locked before any user's SQL reaches it: no other file, no setting, no extension, no Python variable. It
 is built for the newest version of the tables a query names, and used again for as long as that is the newest: a
 table's files never change, only the list of them does, and that list is looked at before every query. Each query has a
 cursor of its own, and nobody's cursor can change what others see, because nothing but reading is answered.
-
-A day that is archived in small steps has hundreds of small files, and opening one costs as much as reading thousands
-of rows. So the columns that views read, which are no payloads, are read once into memory, smallest files first, and
-views read that copy and the files beyond it. Queries over the tables themselves read the files.
 """
 
 import atexit
@@ -20,29 +17,18 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from resources.platform import Platform
-from resources.sql.files import Held, define, files_sql, quoted
+from resources.sql.answers import READS, VIEWED, answer
+from resources.sql.files import Held, define, paths_of, quoted
 from resources.sql.views import VIEWS
 from resources.tables import TABLES
 
 if TYPE_CHECKING:
     import duckdb
-
-PAYLOADS: dict[str, frozenset[str]] = {
-    "traces": frozenset({"request", "response", "tags", "metadata"}),
-    "spans": frozenset({"inputs", "outputs", "attributes"}),
-    "assessments": frozenset({"source_id", "rationale"}),
-}
-"""Columns that no view reads, and that make up most of a table's bytes."""
-
-READS = {view: frozenset(table for table in TABLES if re.search(rf"\b{table}\b", sql)) for view, sql in VIEWS.items()}
-"""View to the tables it reads."""
-
-VIEWED = frozenset().union(*READS.values())
-"""The tables that views read."""
 
 KEPT = 4
 """Databases kept at a time in one process."""
@@ -50,13 +36,17 @@ KEPT = 4
 _LISTING = re.compile(r"show|describe|summarize|information_schema|duckdb_|pragma_|sqlite_|pg_", re.IGNORECASE)
 
 
-def tables_named(sql: str) -> frozenset[str]:
-    """The tables a text of SQL can mean: those it names, by themselves or by a view. Too many do no harm."""
+_ELSE = re.compile(rf"'(?:{'|'.join(VIEWS)})'|\bas\s+\w+")
+"""Where a view's name means something else: a kind of assessment, the name of a column."""
+
+
+def names_in(sql: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The tables and the views a text of SQL can mean. Too many do no harm."""
     text = sql.lower()
     if _LISTING.search(text):
-        return frozenset(TABLES)
-    named = {table for table in TABLES if table in text}
-    return frozenset(named.union(*(READS[view] for view in VIEWS if view in text)))
+        return frozenset(TABLES), frozenset(VIEWS)
+    rest = _ELSE.sub(" ", text)
+    return frozenset(one for one in TABLES if one in text), frozenset(one for one in VIEWS if one in rest)
 
 
 class Database:
@@ -67,10 +57,10 @@ class Database:
         self._held = {table: Held(platform.table_uri(prefix + table)) for table in TABLES}
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
-        self._made: set[str] = set()
         self._defined: frozenset[str] = frozenset()
+        self._answers = False
+        self._named: set[str] = set()
         self._setups: list[Callable[[Any], None]] = []
-        self._files: dict[str, list[str]] = {}
         self._alike = True
 
     def cursor(self, sql: str) -> "duckdb.DuckDBPyConnection":
@@ -78,18 +68,17 @@ class Database:
 
         A table that was never written is there with no rows. Raises `Refused` for a table that must not be read.
         """
-        named = tables_named(sql)
+        tables, views = names_in(sql)
+        read = tables.union(*(READS[view] for view in views))
         with self._lock:
-            # Traces first: what they refer to was written before them.
-            newer = [table for table in TABLES if table in named and self._held[table].look()]
-            if self._con is None or newer or not named <= self._defined:
-                # Who asks one view asks the others too, and building again means reading again.
-                together = VIEWED if named & VIEWED else frozenset()
-                self._build(named | together | self._defined)
+            if self._con is not None:
+                self._look(read)
+            if self._con is None or not tables <= self._defined or (views and not self._answers):
+                self._build(tables | self._defined, answers=bool(views) or self._answers)
             assert self._con is not None  # It was built.
-            self._make_views(sql)
-            cursor = self._con.cursor()
-        for setup in self._setups:
+            self._name(self._con, sql)
+            cursor, setups = self._con.cursor(), list(self._setups)
+        for setup in setups:
             setup(cursor)
         return cursor
 
@@ -99,68 +88,56 @@ class Database:
             changed, self._alike, self._con = self._alike, False, None
         return changed
 
-    def _build(self, tables: frozenset[str]) -> None:
-        import duckdb
+    def _look(self, tables: frozenset[str]) -> None:
+        """Take up the newest versions; a database of another one is given up."""
+        # Traces first: what they refer to was written before them.
+        for table in [table for table in TABLES if table in tables]:
+            if self._held[table].look():
+                self._con = None
 
-        con = duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB", "temp_directory": ""})
-        con.execute("SET TimeZone = 'UTC'")
-        con.execute("SET parquet_metadata_cache = true")
-        con.execute("CREATE SCHEMA held")
-        self._setups, self._files = [], {}
-        for table in TABLES:
-            if table not in tables:
-                continue
-            held = self._held[table]
-            held.look()  # One the question does not name may have lost files to a vacuum since.
-            paths, setup = define(con, table, held.target, alike=self._alike)
-            self._setups += [setup] if setup else []
-            if paths:
-                self._files[table] = paths
+    def _build(self, tables: frozenset[str], *, answers: bool) -> None:
+        """A new database; with `answers` it has the views, and all of them: who asks one asks the others too."""
+        self._con = None
+        opened = tables | (VIEWED if answers else frozenset())
+        with ThreadPoolExecutor(1) as pool:
+            # DuckDB takes as long to start as the tables to open.
+            starting = pool.submit(_started)
+            self._look(opened)  # One the question does not name may have lost files to a vacuum since.
+            con = starting.result()
         con.execute("CREATE TABLE scorer_costs (name VARCHAR, cost_per_call DOUBLE)")
         if self._costs:
             con.executemany("INSERT INTO scorer_costs VALUES (?, ?)", [list(item) for item in self._costs.items()])
-        allowed = ", ".join(quoted(path) for paths in self._files.values() for path in paths)
+        paths = {table: paths_of(self._held[table].target) for table in opened}
+        defined = tables | {table for table in opened if paths[table] is None}
+        setups = [define(con, table, self._held[table].target, alike=self._alike) for table in sorted(defined)]
+        self._setups = [setup for setup in setups if setup]
+        for setup in self._setups:
+            setup(con)
+        if answers:
+            answer(con, self._held, alike=self._alike)
+        allowed = ", ".join(quoted(path) for table in opened for path in paths[table] or ())
         con.execute(f"SET allowed_paths = [{allowed}]")
         for name in ("enable_external_access", "python_enable_replacements", "lock_configuration"):
             con.execute(f"SET {name} = {str(name == 'lock_configuration').lower()}")
-        for setup in self._setups:
-            setup(con)
-        self._con, self._made, self._defined = con, set(), tables
+        self._con, self._defined, self._answers, self._named = con, defined, answers, set()
 
-    def _make_views(self, sql: str) -> None:
-        """Make the views `sql` can mean, once, and hold in memory what they read."""
-        text, every, short = sql.lower(), _LISTING.search(sql), self._prefix.rpartition(".")[2]
-        for view in VIEWS:
-            if (every or view in text) and view not in self._made:
-                held = sorted(READS[view] & set(PAYLOADS) & set(self._files))
-                for table in held:
-                    self._hold(table)
-                instead = ", ".join(f"{table} AS NOT MATERIALIZED (FROM held.{table})" for table in held)
-                self._make(view, f"{'WITH ' if held else ''}{instead} {VIEWS[view]}")
+    def _name(self, con: "duckdb.DuckDBPyConnection", sql: str) -> None:
+        """Make the names with prefix that `sql` uses, once."""
+        short = self._prefix.rpartition(".")[2]
         if short and short in sql:
             for name, alias in product((*TABLES, *VIEWS), (self._prefix, short)):
-                if f"{alias}{name}" in sql:
-                    self._make(f"{alias}{name}", f"FROM {name}")
+                if f"{alias}{name}" in sql and f"{alias}{name}" not in self._named:
+                    con.execute(f'CREATE VIEW "{alias}{name}" AS FROM {name}')
+                    self._named.add(f"{alias}{name}")
 
-    def _hold(self, table: str) -> None:
-        """Make `held.<table>`: what views read of it, from memory for as many rows as may be held."""
-        assert self._con is not None  # A view is being made in it.
-        if f"held.{table}" in self._made:
-            return
-        listed = ", ".join(name for name in TABLES[table] if name not in PAYLOADS[table])
-        inside, beyond = self._held[table].split(self._files[table])
-        parts = [f"SELECT {listed} FROM {files_sql(table, beyond, alike=self._alike)}"] if beyond else []  # noqa: S608
-        if inside:
-            files = files_sql(table, inside, alike=self._alike)
-            self._con.execute(f"CREATE TABLE held.{table}_copy AS SELECT {listed} FROM {files}")  # noqa: S608
-            parts.insert(0, f"FROM held.{table}_copy")
-        self._con.execute(f"CREATE VIEW held.{table} AS {' UNION ALL '.join(parts)}")
-        self._made.add(f"held.{table}")
 
-    def _make(self, name: str, query: str) -> None:
-        if name not in self._made and self._con is not None:
-            self._con.execute(f'CREATE VIEW "{name}" AS {query}')
-            self._made.add(name)
+def _started() -> "duckdb.DuckDBPyConnection":
+    import duckdb
+
+    con = duckdb.connect(":memory:", config={"threads": 2, "memory_limit": "1GB", "temp_directory": ""})
+    con.execute("SET GLOBAL TimeZone = 'UTC'")
+    con.execute("SET GLOBAL parquet_metadata_cache = true")
+    return con
 
 
 _databases: "OrderedDict[tuple[Any, ...], Database]" = OrderedDict()

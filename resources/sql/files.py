@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import duckdb
     from deltalake import DeltaTable
 
-HELD_ROWS = 200_000
-"""Rows of one table that are held in memory at most: some 40 MB of traces. Of a larger one, those in small files."""
+HELD_ROWS = 500_000
+"""Rows of one table that are held in memory at most: some 60 MB. Of a larger one, those in small files."""
 
 
 class Held:
@@ -78,22 +78,28 @@ def _named(target: "DeltaTable") -> tuple[Any, int]:
     return target.metadata().id, target.version()
 
 
+def paths_of(target: "DeltaTable | None") -> list[str] | None:
+    """The table's files for DuckDB to read; None when it cannot, and delta-rs must."""
+    paths = [unquote(uri.removeprefix("file://")) for uri in target.file_uris()] if target else []
+    # Object stores, and folders DuckDB would read as a pattern.
+    return paths if all(path.startswith("/") and not set(path) & set("*?[") for path in paths) else None
+
+
+def typed(table: str, target: "DeltaTable | None", names: Iterable[str]) -> str:
+    """These columns as SQL selects them: with the types of the contract, null where the table has none."""
+    known = {field.name for field in target.schema().fields} if target and target.file_uris() else set()
+    listed = ((f'"{name}"' if name in known else "NULL", TABLES[table][name], name) for name in names)
+    return ", ".join(f'CAST({held} AS {kind}) AS "{name}"' for held, kind, name in listed)
+
+
 def define(
     con: "duckdb.DuckDBPyConnection", table: str, target: "DeltaTable | None", *, alike: bool
-) -> tuple[list[str], Callable[[Any], None] | None]:
-    """Make the view of one table; the files it reads by path, and what every cursor needs besides."""
+) -> Callable[[Any], None] | None:
+    """Make the view of one table; what every cursor needs besides."""
     import duckdb
 
-    uris = target.file_uris() if target else []
-    known = {field.name for field in target.schema().fields} if target and uris else set()
-    held = {name: f'"{name}"' if name in known else "NULL" for name in TABLES[table]}
-    listed = ", ".join(f'CAST({held[name]} AS {kind}) AS "{name}"' for name, kind in TABLES[table].items())
-    if target is None or not uris:
-        con.execute(f"CREATE VIEW {table} AS SELECT {listed} WHERE false")
-        return [], None
-    paths = [unquote(uri.removeprefix("file://")) for uri in uris]
-    if not all(path.startswith("/") and not set(path) & set("*?[") for path in paths):
-        # Object stores, and folders DuckDB would read as a pattern: delta-rs reads, DuckDB sees Arrow.
+    paths, listed = paths_of(target), typed(table, target, TABLES[table])
+    if paths is None and target is not None:
         files = _dataset(target, table)
 
         def setup(cursor: Any) -> None:
@@ -101,13 +107,16 @@ def define(
             cursor.execute(f"CREATE OR REPLACE TEMP VIEW {table}_typed AS SELECT {listed} FROM {table}_files")  # noqa: S608
             cursor.execute(f"CREATE OR REPLACE TEMP VIEW {table} AS FROM {table}_typed")
 
-        return [], setup
+        return setup
+    if not paths:
+        con.execute(f"CREATE VIEW {table} AS SELECT {listed} WHERE false")
+        return None
     try:
         con.execute(f"CREATE VIEW {table} AS SELECT {listed} FROM {files_sql(table, paths, alike=alike)}")  # noqa: S608
     except duckdb.BinderException:
         # The first file was written before the table had its newest columns.
         con.execute(f"CREATE VIEW {table} AS SELECT {listed} FROM {files_sql(table, paths, alike=False)}")  # noqa: S608
-    return paths, None
+    return None
 
 
 def files_sql(table: str, paths: Iterable[str], *, alike: bool) -> str:

@@ -29,7 +29,7 @@ def refuse_unless_query(con: "duckdb.DuckDBPyConnection", sql: str) -> None:
     import duckdb
 
     try:
-        statements = duckdb.extract_statements(sql)
+        statements = con.extract_statements(sql)
     except duckdb.Error as error:
         raise wrong_sql(error, sql) from None
     if len(statements) != 1:

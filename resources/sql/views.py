@@ -14,19 +14,22 @@ from resources.scoring.trace_scores import OWED_AGAIN_SQL
 
 VIEWS: dict[str, str] = {
     "quality_by_version": """
-        SELECT t.model_id, coalesce(v.version, '') AS version, a.name, a.scorer_version,
-            count(a.value_number) AS n, avg(a.value_number) AS mean,
-            min(a.value_number) AS lowest, max(a.value_number) AS highest,
-            count(*) FILTER (WHERE a.error IS NOT NULL) AS errors,
-            count(*) FILTER (WHERE a.value_text = 'not applicable') AS not_applicable,
-            min(t.trace_date) AS first_date, max(t.trace_date) AS last_date
-        FROM assessments a JOIN traces t USING (trace_id, trace_date) LEFT JOIN (
+        SELECT s.model_id, coalesce(v.version, '') AS version, s.name, s.scorer_version, s.n, s.mean, s.lowest,
+            s.highest, s.errors, s.not_applicable, s.first_date, s.last_date
+        FROM (
+            SELECT t.model_id, a.name, a.scorer_version, count(a.value_number) AS n, avg(a.value_number) AS mean,
+                min(a.value_number) AS lowest, max(a.value_number) AS highest,
+                count(*) FILTER (WHERE a.error IS NOT NULL) AS errors,
+                count(*) FILTER (WHERE a.value_text = 'not applicable') AS not_applicable,
+                min(t.trace_date) AS first_date, max(t.trace_date) AS last_date
+            FROM assessments a JOIN traces t USING (trace_id, trace_date)
+            WHERE a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN'
+            GROUP BY t.model_id, a.name, a.scorer_version
+        ) s LEFT JOIN (
             SELECT model_id, max_by(to_version, promotions."at") AS version FROM promotions
             WHERE alias = 'champion' AND model_id <> '' GROUP BY model_id
         ) v USING (model_id)
-        WHERE a.valid AND a.kind = 'feedback' AND a.source_type <> 'HUMAN'
-        GROUP BY t.model_id, coalesce(v.version, ''), a.name, a.scorer_version
-        ORDER BY t.model_id, version, a.name, a.scorer_version""",
+        ORDER BY s.model_id, version, s.name, s.scorer_version""",
     "latency": """
         SELECT trace_date, model_id, count(execution_ms) AS n,
             percentile_cont(0.5) WITHIN GROUP (ORDER BY execution_ms) AS p50_ms,

@@ -91,6 +91,7 @@ def built(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         mlflow = open_mlflow(platform)
         mlflow.log_feedback(trace_id=ids[0], name="odd", value=HOSTILE, rationale=HOSTILE)
         _job(agent, "monitor", partition_key=f"{datetime.now(UTC):%Y-%m-%d}")
+        _job(agent, "upkeep")
         op = "tiny__labeling_session"
         _job(agent, "labeling", run_config={"ops": {op: {"config": {"trace_ids": ids[:2], "name": "first look"}}}})
         desk = MlflowLabelingDesk(platform)

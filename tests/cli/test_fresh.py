@@ -2,15 +2,18 @@
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
 import pytest
 
 from lifecycle_assets.cli.main import COMMANDS, main
+from lifecycle_assets.home import open_instance, prepare_home
 from resources.platform import Platform
 from tests.building import make_agent, write_agent
 from tests.cli.conftest import HOSTILE, ROOT, Run
@@ -170,11 +173,15 @@ def test_commands_do_not_import_heavy_libraries() -> None:
 
 
 def test_an_error_nobody_thought_of_keeps_its_trace(fresh: Path, run: Run) -> None:
-    """A table whose log somebody overwrote is none of the faults that have a sentence."""
-    log = Platform.from_env().home / "warehouse" / "main" / "agents" / "tiny_promotions" / "_delta_log"
-    log.mkdir(parents=True)
-    (log / f"{0:020}.json").write_text("not what a log says")
-    result = run("history", "tiny")
+    """A database of Dagster's that lost a table is none of the faults that have a sentence."""
+    platform = Platform.from_env()
+    prepare_home(platform)
+    with open_instance(platform) as instance:
+        assert instance.get_runs() == []
+    with closing(sqlite3.connect(platform.dagster_home / "history" / "runs" / "index.db")) as database:
+        database.execute("DROP TABLE event_logs")
+    result = run("status", "tiny")
     assert result.exc_info is not None
+    assert "no such table: event_logs" in str(result.exception)
     assert not isinstance(result.exception, SystemExit | None), result.output
     assert result.exc_info[2].tb_next is not None, "where it happened is told"

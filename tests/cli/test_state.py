@@ -112,14 +112,20 @@ def test_a_champion_moved_by_hand_is_seen(copied: Built, run: Run) -> None:
     assert aliases["change"] == "drift"
 
 
-def test_a_locked_store_is_never_shown_as_empty(copied: Built, run: Run) -> None:
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_locked_store_is_never_shown_as_empty(copied: Built, run: Run, journal: str) -> None:
+    """Publishing scores leaves the store in WAL mode; there only an exclusive locking mode keeps readers out too."""
     other = sqlite3.connect(copied.home / "mlflow.db", isolation_level=None)
+    assert other.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
     try:
         found = stages(run, code=1)
         assert found["uc_model_version"]["state"] == "could not read"
         assert "locked by another process" in found["uc_model_version"]["why"]
         assert found["eval_results"]["state"] == "ok"
+        held = {name: stage for name, stage in found.items() if stage["state"] != "ok"}
+        assert {stage["state"] for stage in held.values()} == {"could not read"}, held
         doctor = run("doctor", "--json")
         assert doctor.exit_code == 1
         store = next(one for one in json.loads(doctor.stdout)["findings"] if one["name"] == "tracking store")
@@ -128,6 +134,24 @@ def test_a_locked_store_is_never_shown_as_empty(copied: Built, run: Run) -> None
         assert len(told(run, "history", "tiny")["moves"]) == 1
         lineage = run("lineage", "models:/main.agents.tiny@champion")
         assert (lineage.exit_code, lineage.stderr.count("\n")) == (1, 1)
+    finally:
+        other.close()
+
+
+def test_a_store_another_process_writes_to_is_read_and_doctor_says_so(copied: Built, run: Run) -> None:
+    """In WAL mode a writer keeps no reader out."""
+    before = stages(run)
+    other = sqlite3.connect(copied.home / "mlflow.db", isolation_level=None)
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        found = stages(run)
+        assert {name: stage["state"] for name, stage in found.items()} == dict.fromkeys(found, "ok")
+        assert {name: stage.get("at") for name, stage in found.items()} == {n: s.get("at") for n, s in before.items()}
+        doctor = run("doctor", "--json")
+        store = next(one for one in json.loads(doctor.stdout)["findings"] if one["name"] == "tracking store")
+        assert (store["state"], "read but not written now" in store["text"]) == ("warn", True)
+        assert "locked by another process" in store["text"]
     finally:
         other.close()
 

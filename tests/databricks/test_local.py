@@ -29,7 +29,9 @@ from tests.building import World
 platform, agent = Platform.from_env(), read_agent(Path(sys.argv[1]))
 with open_instance(platform) as instance:
     world = World(agent, platform, instance)
-    assert world.run("monitor", partition_key=sys.argv[2]).success
+    done = world.run("monitor", partition_key=sys.argv[2])
+    said = [event.step_failure_data.error.to_string() for event in done.all_events if event.is_step_failure]
+    assert done.success, said
     world.tick("champion_drift_sensor")
 for command in (["status", "tiny"], ["doctor"], ["plan", "tiny"]):
     answer = CliRunner().invoke(main, [*command, "--json"])

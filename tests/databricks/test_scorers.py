@@ -216,8 +216,16 @@ def test_what_cannot_run_there_is_refused_before_anything_is_written(
     assert stored["instructions_judge_pydantic_data"]["model"] == "databricks:/databricks-gpt-5-mini"
 
 
-def test_sessions_are_refused_locally_in_one_sentence(tmp_path: Path):
-    local = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "home")})
+def test_a_scorer_of_sessions_is_registered_locally_as_in_a_workspace(
+    workspace: Workspace, databricks: Platform, tmp_path: Path
+):
     agent = agent_of(tmp_path, [TWO[0], PATIENT])
-    with pytest.raises(Refused, match=r"^patient has level: session, and this release scores sessions on"):
-        MlflowScorerRegistry(local).register(agent)
+    there = DatabricksScorerRegistry(databricks).register(agent)
+    local = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "home")})
+    registry = MlflowScorerRegistry(local)
+    here = registry.register(agent)
+    said = [(one.name, one.level, one.version, one.sample_rate) for one in here]
+    assert said == [("patient", "session", "1", 1.0), ("shouted", "trace", "1", 1.0)]
+    assert [(one.name, one.level, one.version, one.sample_rate) for one in there] == said
+    call = registry.load(agent, here[0], direct=True)
+    assert (call.session, call([None] * 9).value, call([None] * 10).value) == (True, 1.0, 0.0)

@@ -85,6 +85,7 @@ def test_a_table_that_cannot_be_written_is_named(world: World, tmp_path: Path, m
 
 def test_a_database_another_process_holds_is_named_and_the_step_repeats_cleanly(world: World):
     before = made(world)
+    world.edit("eval_dataset.jsonl", "question 0", "another question")  # There is something to write.
     file = world.platform.home / "mlflow.db"
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -79,8 +79,13 @@ class Scorers:
         self._process.stdin.write(json.dumps({**named, "function": function, "event": event, "times": times}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
-        assert line, self._log.read_text()[-3000:]
+        assert line, self.errors
         return json.loads(line)
+
+    @property
+    def errors(self) -> str:
+        """What the processes said of their errors, the last of it."""
+        return self._log.read_text()[-3000:]
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,56 @@ def test_what_mlflows_client_would_not_write_is_read_alike_or_quarantined_alike(
     for trace_id in listing.ids:
         if trace_id not in {value, state}:  # MLflow's own listing fails for these.
             assert_alike(database, public, listing.traces, trace_id)
+
+
+def test_many_traces_are_read_by_a_process_of_its_own(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [make_trace(platform, MIDNIGHT_MS + i, outputs={"n": i}, error=i == 3) for i in range(7)]
+    assess(platform, made[0], name="good", value=0.5)
+    raw = "not json"
+    in_database(
+        platform.home / "mlflow.db",
+        f"UPDATE spans SET content = json_set(content, '{_INPUTS}', ?) WHERE trace_id = ?",
+        raw,
+        made[2],
+    )
+    database, public = readers(platform)
+    few = rows(database), rows(database, spans=False)
+    monkeypatch.setattr("resources.reading.database_reader._FEW", 0)
+    monkeypatch.setattr("resources.reading.database_reader._PAGE", 3)
+
+    assert rows(database) == few[0] == rows(public)
+    assert rows(database, spans=False) == few[1]
+    listing = database.list(0, FOREVER, settled_before_ms=FOREVER).traces
+    pages = database.batches(listing)
+    assert next(pages).traces.column("trace_id").to_pylist() == made[:3]
+    pages.close()
+    order = [one for page in database.batches(listing) for one in page.traces.column("trace_id").to_pylist()]
+    assert order == listing.column("trace_id").to_pylist()
+    monkeypatch.setattr("resources.reading.sqlite_pages._CHILD", "resources.reading.no_such_module")
+    with pytest.raises(Refused, match=r"mlflow\.db: the process that read it ended in the middle .*; run again"):
+        rows(database)
+
+
+@pytest.mark.parametrize("few", [0, 1_000])
+def test_reading_leaves_mlflows_locks_alone(platform: Platform, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Closing a file drops all locks that other copies of SQLite hold on it in the same process."""
+    made = make_trace(platform, MIDNIGHT_MS)
+    database, _ = readers(platform)
+    monkeypatch.setattr("resources.reading.database_reader._FEW", few)
+    file = platform.home / "mlflow.db"
+    writer = sqlite3.connect(file, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    assert {row["trace_id"] for row in rows(database)["traces"]} == {made}
+    assert database.touched(0, FOREVER, Marks()).marks.seen
+    database.state()
+    del database
+
+    other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.1, isolation_level=None).execute(sys.argv[2])"
+    tried = subprocess.run([sys.executable, "-c", other, file, "BEGIN IMMEDIATE"], capture_output=True, text=True)
+    writer.close()
+
+    assert "database is locked" in tried.stderr
+    assert "adbc_driver_sqlite" not in sys.modules
 
 
 def assert_alike(database: TraceReader, public: TraceReader, listing: Any, trace_id: str) -> None:

@@ -411,7 +411,8 @@ def test_killed_with_a_part_of_the_day_claimed_the_rerun_takes_it_over(place: Pl
 def test_two_processes_at_once_double_nothing(place: Place, processes: Scorers) -> None:
     place.declare("moody", "spans", "answered", cost_per_call=0.01)
     place.mood(all="slow")
-    assert processes.score(place.platform.home, place.agent.path("defs.yaml"), str(DAY), of=2) == [0, 0]
+    ended = processes.score(place.platform.home, place.agent.path("defs.yaml"), str(DAY), of=2)
+    assert ended == [0, 0], processes.errors
     place.whole(3 * TRACES)
     assert len(place.calls()) == TRACES, "each call is paid for once"
     assert place.score().calls == 0

@@ -15,6 +15,7 @@ from resources.archive.delta_archive import DeltaArchive
 from resources.delta.write import append_rows, table_to_write
 from resources.platform import Platform
 from resources.sql import files as sql_files
+from resources.sql.database import names_in
 from resources.sql.engine import DuckDbEngine
 from resources.sql.views import VIEWS
 from resources.tables import TABLES, arrow_table
@@ -326,6 +327,44 @@ def test_threads_share_a_database_and_each_sees_what_is_newest(home: Platform) -
         seen = list(pool.map(ask, range(30)))
     assert set(seen) <= {20, 21, 22, 23}
     assert ask(0) == 23
+
+
+def test_only_what_a_query_can_mean_is_read() -> None:
+    """A kind of assessment or a column called like a view is no view; whatever else is called so, is."""
+    nothing: frozenset[str] = frozenset()
+    asked = "SELECT count(*) AS errors FROM assessments WHERE kind = 'feedback'"
+    assert names_in(asked) == ({"assessments"}, nothing)
+    for sql in ("FROM Errors", 'SELECT * FROM "errors" AS e', f"FROM {PREFIX}errors", "WITH a AS (FROM errors) FROM a"):
+        assert names_in(sql) == (nothing, {"errors"})
+    assert names_in("SHOW TABLES") == (set(TABLES), set(VIEWS))
+
+
+def test_tables_asked_after_views_are_there_and_views_stay(home: Platform) -> None:
+    engine = DuckDbEngine(home)
+
+    assert engine.query(PREFIX, "SELECT sum(traces) FROM errors").rows == ((20,),)
+    assert engine.query(PREFIX, "SELECT count(*) FROM traces").rows == ((20,),)
+    assert engine.query(PREFIX, "SELECT count(*) FROM spans JOIN errors USING (trace_date)").rows == ((40,),)
+    appended(home, range(100, 101))
+    assert engine.query(PREFIX, "SELECT count(*), any_value(e.traces) FROM traces, errors e").rows == ((21, 21),)
+
+
+def test_a_version_that_was_refused_is_refused_again(home: Platform) -> None:
+    """Looking found new traces before it found that assessments must not be read."""
+    engine, asked = DuckDbEngine(home), "SELECT sum(n) FROM quality_by_version"
+    engine.query(PREFIX, asked)
+    appended(home, range(100, 101))
+    log = Path(home.table_uri(PREFIX + "assessments")) / "_delta_log"
+    last = sorted(log.glob("*.json"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:100])
+
+    for _ in range(2):
+        with pytest.raises(Refused, match="log is damaged"):
+            engine.query(PREFIX, asked)
+
+    last.write_bytes(whole)
+    assert engine.query(PREFIX, asked).rows == ((21,),)
 
 
 def test_times_read_quickly_are_the_times(home: Platform) -> None:

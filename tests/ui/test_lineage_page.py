@@ -43,7 +43,7 @@ def page() -> Iterator[Page]:
 def test_lineage_shows_every_asset_in_its_group_and_an_asset_says_what_it_is(url: str, page: Page):
     open_lineage(page, url)
     assert len(GROUPS) == 4
-    assert len(ASSETS) == 15
+    assert len(ASSETS) == 16
     for name in [*GROUPS, *ASSETS]:
         expect(page.get_by_text(name, exact=True).first).to_be_in_viewport()
 

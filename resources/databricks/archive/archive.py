@@ -29,7 +29,7 @@ from resources.databricks.sql.statements import StatementFailed, run_statement, 
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.sql.views import VIEWS
-from resources.tables import TABLES, columns
+from resources.tables import LOCAL, TABLES, columns
 from resources.worker import Progress
 
 _MERGE_SECONDS = 1800.0
@@ -151,7 +151,7 @@ class WarehouseArchive(Archive):
             taken = self._rows(sql.taken(), sql.parameters)[0]
             if not taken["settled"]:
                 return {"taken": (0, 0)}
-            for table in TABLES:
+            for table in [one for one in TABLES if one not in LOCAL]:
                 self._create(prefix, table)
             self._make_views(prefix, progress)
             found = self._rows(sql.differing(), sql.parameters)

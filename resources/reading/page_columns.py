@@ -1,0 +1,126 @@
+"""One page of stored traces in the columns of the archive, and who has to be made into rows alone.
+
+Lives here: putting traces, assessments and spans of a page together, and what makes a trace odd.
+Add here: a further reason why a trace is not ordinary.
+Not here: the columns (`head_columns.py`, `assessment_columns.py`, `span_columns.py`), odd traces (`page_rows.py`).
+
+Nothing here imports MLflow: the process that reads SQLite has none.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resources.arrow_compute import compute
+from resources.reading import database_sql
+from resources.reading.assessment_columns import assessment_columns
+from resources.reading.database import Database
+from resources.reading.head_columns import trace_columns
+from resources.reading.span_columns import SpanColumns
+from resources.reading.stored_traces import Stored
+from resources.tables import arrow_schema
+from resources.trace_rows import COPIES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Page:
+    """The ordinary traces of a page, in its order, and the places of the others; `spans` is None for heads only."""
+
+    traces: "pa.Table"
+    assessments: "pa.Table"
+    spans: "pa.Table | None"
+    odd: list[int]
+
+
+def read_stored(
+    database: Database, experiment_id: str, ids: list[str], *, with_spans: bool, copies: bool = True
+) -> Stored:
+    """What is stored of these traces; without `copies`, not the metadata that repeats request and response."""
+    import orjson
+
+    asked = (orjson.dumps(ids).decode(),)
+    return Stored(
+        ids,
+        database.query(database_sql.heads(database, int(experiment_id)), asked),
+        database.query(database_sql.tags(database), asked),
+        database.query(database_sql.metadata(database, *(() if copies else COPIES)), asked),
+        database.query(database_sql.assessments(database), asked),
+        database.query(database_sql.spans(database), asked) if with_spans else None,
+    )
+
+
+def page_columns(stored: Stored, experiment_id: str, made: SpanColumns) -> Page:
+    """The columns of a page."""
+    import pyarrow as pa
+
+    pc = compute()
+
+    heads, odd = trace_columns(stored, experiment_id)
+    there = set(heads.column("nth").to_pylist())
+    said, odd_said = assessment_columns(stored.assessments, heads)
+    odd |= odd_said | elsewhere(stored)
+    spans = None
+    if stored.spans is not None:
+        spans = made.of(stored.spans)
+        odd |= set(spans.filter(spans.column("odd")).column("nth").to_pylist())
+        at = pc.index_in(spans.column("nth"), heads.column("nth").combine_chunks())
+        if at.null_count:  # Of traces that came or went in between.
+            spans, at = spans.filter(pc.is_valid(at)), at.drop_null()
+        for name in ("trace_id", "trace_date"):
+            spans = spans.append_column(name, heads.column(name).take(at))
+    traces = _answered(heads, stored.heads, spans)
+    odd &= there
+    if odd:
+        alone = pa.array(sorted(odd), pa.int64())
+        traces, said, spans = (
+            one if one is None else one.filter(pc.invert(pc.is_in(one.column("nth"), alone)))
+            for one in (traces, said, spans)
+        )
+    return Page(
+        _fitted("traces", traces),
+        _fitted("assessments", said),
+        None if spans is None else _fitted("spans", spans),
+        sorted(odd),
+    )
+
+
+def elsewhere(stored: Stored) -> set[int]:
+    """Places of traces whose spans MLflow does not keep in the database, or moved away while we read."""
+    pc = compute()
+
+    if stored.spans is None:
+        return set()
+    tags, known = stored.tags, set(stored.heads.column("nth").to_pylist())
+    place = pc.equal(tags.column("key"), database_sql.SPANS_AT)
+    here = pc.and_(place, pc.equal(tags.column("value"), "TRACKING_STORE"))
+    moved = stored.spans.filter(pc.equal(stored.spans.column("content"), ""))
+    return (known - set(tags.filter(here).column("nth").to_pylist())) | (set(moved.column("nth").to_pylist()) & known)
+
+
+def _answered(heads: "pa.Table", stored: "pa.Table", spans: "pa.Table | None") -> "pa.Table":
+    """Columns of `traces` with `nth`: with the root's inputs and outputs, or the previews MLflow kept of them."""
+    import pyarrow as pa
+
+    pc = compute()
+
+    columns: dict[str, Any] = {name: heads.column(name) for name in heads.column_names}
+    nothing = pa.nulls(heads.num_rows)
+    columns |= dict.fromkeys(("request", "response"), nothing.cast(pa.string()))
+    columns["archived_at"] = nothing
+    if spans is not None:
+        roots = spans.select(["nth", "start_ns", "span_id", "inputs", "outputs"])
+        roots = roots.filter(pc.is_null(spans.column("parent_span_id")))
+        roots = roots.sort_by([("nth", "ascending"), ("start_ns", "ascending"), ("span_id", "ascending")])
+        at = pc.index_in(heads.column("nth"), roots.column("nth").combine_chunks())
+        previews = stored.sort_by("nth")
+        for name, of in (("request", "inputs"), ("response", "outputs")):
+            columns[name] = pc.coalesce(roots.column(of).take(at), previews.column(f"{name}_preview"))
+    schema = pa.schema([*arrow_schema("traces"), pa.field("nth", pa.int64())])
+    return pa.Table.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+def _fitted(table: str, made: "pa.Table") -> "pa.Table":
+    schema = arrow_schema(table)
+    return made.select(schema.names).cast(schema)
