@@ -44,6 +44,8 @@ class TestTally:
         found = tally("2", units, TARGET, now_ms=NOW, since_ms=NOW - 100 * MINUTE)
         assert (found["sampled"], found["scored"], found["waiting"]) == (2, 1, 1)
         assert (found["on_time"], found["due"]) == (0, 0)
+        early = tally("2", [(NOW - 2 * MINUTE, NOW, False)], TARGET, now_ms=NOW, since_ms=NOW - MINUTE)
+        assert (early["on_time"], early["due"]) == (1, 1), "but it may be in time"
         check = covered({"a": found}, TARGET)
         assert check.passed
         assert check.description == "Nothing is due yet: 1 of 2 sampled traces have their answer. Waiting: a on 1."

@@ -31,7 +31,6 @@ from resources.platform import Platform
 from resources.scorer_source import DeclaredScorer, declared_scorers
 from resources.tables import LOCAL, TABLES
 
-
 LATER = frozenset({"quarantine"})
 """Tables that are made only when something goes wrong."""
 

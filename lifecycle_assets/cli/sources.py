@@ -59,6 +59,7 @@ class Sources:
         self.platform = platform
         self._experiments: dict[str, str] = {}
         self._opened: dict[str, Any] = {}
+        self._locked = ""
         self.silent = ""
         """Why nothing more is asked: a platform that did not answer once would be waited for by every reader."""
 
@@ -72,14 +73,23 @@ class Sources:
 
     @cached_property
     def has_store(self) -> bool:
-        """Whether MLflow can be asked without making a database. Raises `Refused` for one that is locked."""
+        """Whether MLflow can be asked without making a database.
+
+        Raises `Refused` for one that is locked, which is waited for once.
+        """
+        if self._locked:
+            raise Refused(self._locked)
         file = sqlite_file(self.platform)
         if file is None:
             return True
         if not file.exists() or file.stat().st_size == 0:
             return False
-        with explained(self.platform.tracking_uri):
-            probe_sqlite(file)
+        try:
+            with explained(self.platform.tracking_uri):
+                probe_sqlite(file)
+        except Refused as refusal:
+            self._locked = str(refusal)
+            raise
         return True
 
     def experiment(self, agent: Agent) -> str:

@@ -31,18 +31,16 @@ def tally(
     `units` are the sampled traces (of a session scorer: sessions): when each ended, when this version answered for
     good (None: it has not), and whether that answer is an error; times in epoch milliseconds. `on_time` are answers
     at most `target.within_minutes` after the end. `due` are those whose time is up or that were answered in time. What
-    ended before `since_ms`, when the version began, is a backfill's: no answer could be in time, none is due.
+    ended before `since_ms`, when the version began, is a backfill's: it is never late.
     """
     found = dict.fromkeys(("sampled", "scored", "errored", "waiting", "on_time", "due"), 0)
     within = target.within_minutes * 60_000
     for ended, answered, is_error in units:
         found["sampled"] += 1
         found["waiting" if answered is None else "errored" if is_error else "scored"] += 1
-        if ended < since_ms:
-            continue
         in_time = answered is not None and answered - ended <= within
         found["on_time"] += in_time
-        found["due"] += in_time or ended + within <= now_ms
+        found["due"] += in_time or since_ms <= ended <= now_ms - within
     return {"version": version, **found}
 
 

@@ -295,12 +295,12 @@ def assert_each_once(home: Platform, traces: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_killed_anywhere_and_run_again_each_row_is_there_once(home: Platform, archive: DeltaArchive) -> None:
-    """Ten kills at random instants; after each, what `traces` has is complete; after a last run, all is."""
+    """Four kills at random instants; after each, what `traces` has is complete; after a last run, all is."""
     seed = random.SystemRandom().randrange(10**6)
     dice, go = random.Random(seed), home.home.parent / "go"
     go.touch()
     landed = 0
-    for attempt in range(10):
+    for attempt in range(4):
         process = start_writer(home, 0, 300, 20, f"ready-{attempt}", go)
         time.sleep(dice.uniform(0.02, 0.6))
         process.send_signal(signal.SIGKILL)
@@ -312,7 +312,7 @@ def test_killed_anywhere_and_run_again_each_row_is_there_once(home: Platform, ar
         )
         assert orphans.rows == ((0,),), f"seed {seed}"
 
-    assert landed >= 8, f"the kills came too late to prove anything, seed {seed}"
+    assert landed >= 3, f"the kills came too late to prove anything, seed {seed}"
     assert start_writer(home, 0, 300, 20, "ready-last", go).wait(timeout=120) == 0
     assert_each_once(home, 300)
     assert DuckDbEngine(home).query(PREFIX, "SELECT count(*), count(DISTINCT to_version) FROM promotions").rows == (

@@ -85,6 +85,23 @@ def test_a_day_is_complete_and_a_repeat_reads_one_number_and_one_table(
     assert made.versions() == before
 
 
+def test_batches_of_several_pages_come_from_one_stream(
+    migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("resources.archive.append.PAGE", "resources.reading.database_reader._PAGE"):
+        monkeypatch.setattr(place, 4)
+    monkeypatch.setattr("resources.archive.append.BATCH_TRACES", 12)
+    monkeypatch.setattr("resources.reading.database_reader._FEW", 0)
+    made = production(migrated_store, tmp_path / "home")
+
+    archived, asked = made.counted()
+
+    assert archived.written["traces"] == Written(TRACES, 0)
+    assert [number for name, number in asked.asked if name == "batches"] == [TRACES]
+    assert made.versions()["spans"] == 3  # 12, 12 and 6 traces; version 0 is the empty table.
+    made.assert_whole(TRACES)
+
+
 def test_new_traces_are_read_and_no_other(made: Production) -> None:
     """Of a day that is not small only the last half hour is listed: the cost follows what is new."""
     made.add_traces(5, TRACES)

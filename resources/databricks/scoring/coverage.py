@@ -100,18 +100,22 @@ def _counted(question: Question, units: Sequence[Sequence[TraceInfo]], within_ms
         return ended(unit) >= question.until_ms
 
     def took(unit: Sequence[TraceInfo]) -> int | None:
-        """Milliseconds until the first answer; None where there is none, or what ended was before the version."""
+        """Milliseconds until the first answer; None where there is none."""
         made = [made for one in unit for name, version, made, _ in one.scores if question.counts(name, version, made)]
-        return min(made) - ended(unit) if made and ended(unit) >= question.since_ms else None
+        return min(made) - ended(unit) if made else None
+
+    def is_new(unit: Sequence[TraceInfo]) -> bool:
+        return ended(unit) >= question.since_ms
 
     def overdue(unit: Sequence[TraceInfo]) -> bool:
         since = max(question.since_ms, question.until_ms)
         return not ok(unit) and not bad(unit) and since <= ended(unit) <= overdue_ms
 
     done = number(lambda unit: late(unit) and (ok(unit) or bad(unit)))
-    times = [time_taken for unit in units if (time_taken := took(unit)) is not None]
-    on_time = sum(1 for time_taken in times if time_taken <= within_ms)
+    times = [(unit, time_taken) for unit in units if (time_taken := took(unit)) is not None]
+    on_time = sum(1 for _, time_taken in times if time_taken <= within_ms)
+    after_time = sum(1 for unit, time_taken in times if time_taken > within_ms and is_new(unit))
     return Counted(
         question.scorer.sample_rate, len(units), number(ok), number(bad), number(late), done,
-        on_time, len(times) - on_time, number(overdue),
+        on_time, after_time, number(overdue),
     )  # fmt: skip

@@ -61,9 +61,9 @@ class Question:
 class Counted:
     """Traces (of a session scorer: sessions) the filter takes, by what the current version said of them.
 
-    `late` ended after the last finished backfill; `late_done` of them have a score or an error. Of what ended since the
-    version was registered: `on_time` were answered within the declared time, `after_time` later, and `overdue` ended
-    longer ago, after the last finished backfill, and have no answer.
+    `late` ended after the last finished backfill; `late_done` of them have a score or an error. `on_time` were
+    answered within the declared time. Of what ended since the version was registered, `after_time` were answered
+    later, and `overdue` ended longer ago, after the last finished backfill, and have no answer.
     """
 
     rate: float
@@ -179,7 +179,7 @@ def coverage_statement(
         SELECT n, count(*) AS matching, sum(ok) AS scored, sum(CASE WHEN ok = 0 THEN bad ELSE 0 END) AS errored,
             sum(CASE WHEN ended_ms >= until_ms THEN 1 ELSE 0 END) AS late,
             sum(CASE WHEN ended_ms >= until_ms AND ok + bad > 0 THEN 1 ELSE 0 END) AS late_done,
-            sum(CASE WHEN {new} AND made_ms - ended_ms <= {int(within_ms)} THEN 1 ELSE 0 END) AS on_time,
+            sum(CASE WHEN made_ms - ended_ms <= {int(within_ms)} THEN 1 ELSE 0 END) AS on_time,
             sum(CASE WHEN {new} AND made_ms - ended_ms > {int(within_ms)} THEN 1 ELSE 0 END) AS after_time,
             sum(CASE WHEN {new} AND made_ms IS NULL AND ended_ms >= until_ms
                 AND ended_ms <= {int(now_ms) - int(within_ms)} THEN 1 ELSE 0 END) AS overdue
