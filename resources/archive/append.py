@@ -27,7 +27,7 @@ from resources.tables import arrow_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_TRACES = 10 * PAGE
+BATCH_TRACES = 5 * PAGE
 """Traces of one commit of each table: what a kill may cost. A reader starts once for all of them if they are pages."""
 
 _AHEAD = 1  # Pages read before they are asked for; the readers read ahead themselves.
@@ -35,10 +35,9 @@ _AHEAD = 1  # Pages read before they are asked for; the readers read ahead thems
 
 @dataclass
 class Appended:
-    """What a stream of new traces came to: rows by table, the ids written, and those that could not be."""
+    """What a stream of new traces came to: rows by table, and the traces that could not be written."""
 
     rows: dict[str, int]
-    trace_ids: list["pa.ChunkedArray"]
     quarantined: list[Quarantined]
 
 
@@ -53,7 +52,7 @@ def append_new(
 
     `progress` hears how many traces are written so far. Raises what the reader raises, after whole batches.
     """
-    done = Appended(dict.fromkeys(("spans", "assessments", "traces"), 0), [], [])
+    done = Appended(dict.fromkeys(("spans", "assessments", "traces"), 0), [])
     parts = [listing.slice(start, BATCH_TRACES) for start in range(0, listing.num_rows, BATCH_TRACES)]
     streams = [(listing, len(parts))] if BATCH_TRACES % PAGE == 0 else [(part, 1) for part in parts]
     with _ReadAhead(reader, streams, redact) as pages:
@@ -100,7 +99,6 @@ def _append_batch(tables: ArchiveTables, pages: Iterator[Batch], days: Sequence[
     done.rows["spans"] += stream.rows
     done.rows["assessments"] += assessments.num_rows
     done.rows["traces"] += traces.num_rows
-    done.trace_ids.append(traces.column("trace_id"))
 
 
 class _SpanStream:

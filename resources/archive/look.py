@@ -148,6 +148,7 @@ class Look:
             since_ms = days.since_ms
             listing, held = self.listing(since_ms), tables.ids("traces", days)
         compare = bool(files) and not (large and fresh)
+        tables.pin(days)
         return Seen(files, anew, compare, large, touched, listing, since_ms, held, started_ms)
 
     def listing(self, since_ms: int) -> Listing:

@@ -74,6 +74,15 @@ class ArchiveTables:
             self._numbers[table, day] = self.notes(table).get(BATCH, day)
         return self._numbers[table, day]
 
+    def pin(self, days: Iterable[date]) -> None:
+        """Remember the numbers of the snapshots that were looked at: who commits after it is found out by them.
+
+        Before `newest` is asked for, which goes on to later snapshots.
+        """
+        for day in days:
+            for table in ARCHIVED:
+                self.number(table, day)
+
     def interrupted(self, day: date) -> bool:
         """Whether a batch of the day ended before its traces were written."""
         return max(self.number(table, day) for table in CHILDREN) > self.number("traces", day)

@@ -62,10 +62,15 @@ def _send(page: Page, said: IO[bytes]) -> None:
     import pyarrow as pa
 
     tables = [page.traces, page.assessments, *([] if page.spans is None else [page.spans])]
-    said.write(json.dumps({"odd": page.odd}).encode() + b"\n")
+    parts = []
     for table in tables:
-        with pa.ipc.new_stream(said, table.schema) as stream:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
+        parts.append(sink.getvalue())
+    said.write(json.dumps({"odd": page.odd, "sizes": [part.size for part in parts]}).encode() + b"\n")
+    for part in parts:
+        said.write(part)
     said.flush()
 
 
