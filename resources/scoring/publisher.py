@@ -125,7 +125,6 @@ class Publisher:
             new = [self._feedback(row, sessions) for row in batch if row["is_new"]]
             changed = [self._feedback(row, sessions) for row in batch if not row["is_new"]]
             self._writer.write(new, changed)
-            self._writer.settle()
             self._table.note(day, self._noted(batch, day))
             now, done = datetime.now(UTC), start + len(batch)
             if now - shown > timedelta(seconds=REPORT_SECONDS):

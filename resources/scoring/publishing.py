@@ -9,11 +9,10 @@ database has a schema we tested, its own model writes a batch in one transaction
 fills. Otherwise, and for a batch the database refuses, they are created one by one.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from resources.mlflow_store import open_client
@@ -35,10 +34,6 @@ class Writer(ABC):
         """Create `new` and update `changed`; both may be there, or not, because another process was faster."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """What was written survives a power cut from here on."""
-
-    @abstractmethod
     def close(self) -> None:
         """Let go of threads and connections."""
 
@@ -54,9 +49,6 @@ class _OneByOne(Writer):
         """See `Writer.write`."""
         list(self._pool.map(self._create, new))
         list(self._pool.map(self._update, changed))
-
-    def settle(self) -> None:
-        """See `Writer.settle`: the store has answered that it keeps it."""
 
     def close(self) -> None:
         """See `Writer.close`."""
@@ -153,26 +145,6 @@ class _Batched(_OneByOne):
             session.add_all(rows)
 
 
-class _Sqlite(_Batched):
-    """SQLite, whose log is brought to the disk before anybody relies on it."""
-
-    def __init__(self, store: Any, path: Path) -> None:
-        super().__init__(store, 1)
-        self._path = path
-
-    def settle(self) -> None:
-        """See `Writer.settle`. With synchronous=NORMAL a commit is in the log, and the log not yet on the disk."""
-        with self._store.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        for file in (self._path.with_name(self._path.name + "-wal"), self._path):
-            if file.exists():
-                handle = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-
-
 def open_writer(platform: Platform) -> Writer:
     """The quickest way to write assessments there; close it."""
     open_client(platform)
@@ -182,10 +154,9 @@ def open_writer(platform: Platform) -> Writer:
 
         return _OneByOne(TracingClient(platform.tracking_uri).store, 1 if path else CONNECTIONS)
     store = _own_store(platform)
-    if path is None:
-        return _Batched(store, 1)
-    _write_ahead(store.engine)
-    return _Sqlite(store, path)
+    if path is not None:
+        _write_ahead(store.engine)
+    return _Batched(store, 1)
 
 
 def _own_store(platform: Platform) -> Any:
@@ -202,16 +173,14 @@ def _has_rollups() -> bool:
 
 
 def _write_ahead(engine: Any) -> None:
-    """Have SQLite keep a write-ahead log (it remembers), and sync that in `settle` instead of at every commit."""
-    from sqlalchemy import event
+    """Have SQLite keep a write-ahead log, so that nobody who reads waits for a batch; it remembers.
 
-    @event.listens_for(engine, "connect")
-    def _normal(connection: Any, _: Any) -> None:
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode == "wal":  # Else it is in memory, or was locked: every commit is synced, as MLflow does.
-            connection.execute("PRAGMA synchronous=NORMAL")
+    A commit is on the disk when it returns: SQLite's own default for such a log is to sync it each time.
+    """
+    from sqlalchemy.exc import OperationalError
 
-    engine.dispose()
+    with engine.connect() as connection, suppress(OperationalError):  # Somebody reads just now: another time.
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL").fetchall()
 
 
 def _same(there: Any, feedback: Any) -> bool:

@@ -115,6 +115,5 @@ def test_a_batch_with_something_that_is_there_is_written_one_by_one(filled: Path
     writer = open_writer(platform)
     gone = {**rows[0], "trace_id": "tr-gone", "assessment_id": "a-gone"}
     writer.write([feedback_of(row) for row in (rows[3], *new, gone)], [])
-    writer.settle()
     writer.close()
     assert len(place.in_mlflow()) == 2 * TRACES
