@@ -14,11 +14,15 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent / "databricks.md"
 
+BY_TIME = "GET /api/2.0/sql/warehouses/{id}"
+"""A request that is made or not by how long the steps before took."""
+
 _HEAD = """# What is asked of a Databricks workspace
 
 Made by `python -m docs.make_databricks` from one run of the whole life of a small agent, through the unmodified
 clients, against the workspace emulated in `tests/workspace/`. Requests are shown by route, once each, sorted; how
-often they are made depends on pages and polls. How to set a workspace up:
+often they are made depends on pages and polls. Not shown is `GET /api/2.0/sql/warehouses/{id}`: every step that reads
+traces asks whether the warehouse runs, when that was last seen more than a minute ago. How to set a workspace up:
 [how-to/databricks.md](how-to/databricks.md).
 """
 
@@ -49,7 +53,7 @@ def render(requests: Mapping[str, Sequence[str]]) -> str:
     lines = [_HEAD]
     for step, made in requests.items():
         lines.append(f"## {step}\n")
-        shown = sorted({route(one) for one in made}, key=lambda one: (one.split(" ")[1], one))
+        shown = sorted({route(one) for one in made} - {BY_TIME}, key=lambda one: (one.split(" ")[1], one))
         lines += [f"- `{one}`" for one in shown] or ["No request."]
         lines.append("")
     return "\n".join([*lines, _OPEN])

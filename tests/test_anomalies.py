@@ -31,6 +31,12 @@ ENOUGH = (WEEKS + 1) * WEEK + 2
 """Windows with which the last one can be judged."""
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow leaves the store it was opened with last in the environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def test_quiet_traffic_alarms_about_as_often_as_declared() -> None:
     """Of 8 weeks with 40 traces a window at 20 a year, three alarms a check are expected; 12 come once in 10 000."""
     found = quiet(seed=11, mean=40, windows=8 * WEEK, per_year=20)
