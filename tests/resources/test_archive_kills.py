@@ -126,8 +126,8 @@ def assert_complete_where_it_says_so(made: Production) -> None:
 
 
 def test_killed_after_every_commit_each_row_is_there_once(made: Production, archivers: Archivers) -> None:
-    """Two batches of spans, assessments and traces, and the commit that notes: after each of them, once."""
-    for times in range(1, 12):
+    """Two batches of spans, assessments and traces, and the commit that notes: after every other of them."""
+    for times in range(1, 12, 2):
         shutil.rmtree(made.platform.warehouse, ignore_errors=True)
         dying = {"function": "resources.archive.snapshots:append_rows", "event": "return", "times": times}
         (code,) = archivers.run(made, dying)

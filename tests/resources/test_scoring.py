@@ -370,7 +370,7 @@ def test_a_lost_warehouse_costs_no_call(place: Place) -> None:
     assert len(place.in_mlflow()) == TRACES
 
 
-TABLE, WRITER = "resources.scoring.score_table:ScoreTable", "resources.scoring.publishing:_Sqlite"
+TABLE, WRITER = "resources.scoring.score_table:ScoreTable", "resources.scoring.publishing:_Batched"
 
 
 @pytest.mark.parametrize(
