@@ -7,6 +7,7 @@ Not here: the databases (`sqlite_database.py`, `postgres_database.py`), what is 
 `Refused` is imported where it is raised: it brings Dagster, which the process that reads SQLite does without.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,7 +56,7 @@ class Query:
         return pa.schema([(name, kinds[kind]) for name, kind in self.columns])
 
 
-class Database:
+class Database(ABC):
     """One read-only connection to a tracking database. Not to be used by two threads at once; `again` is another."""
 
     name: str
@@ -69,21 +70,21 @@ class Database:
     def __init__(self, where: str) -> None:
         self.where = where
 
+    @abstractmethod
     def again(self) -> "Database":
         """Another connection to the same database."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _connect(self) -> Any:
         """A new connection, which ends when nobody holds it any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fetch(self, query: Query, parameters: Sequence[Any]) -> "pa.Table":
         """The rows of a query."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _errors(self) -> tuple[type[BaseException], ...]:
         """What the driver raises."""
-        raise NotImplementedError
 
     @cached_property
     def _connection(self) -> Any:
@@ -109,9 +110,9 @@ class Database:
             self._connection.close()
             del self._connection
 
+    @abstractmethod
     def revision(self) -> str:
         """The schema's alembic revision; empty when there is none: the store is new, or no store of MLflow's."""
-        raise NotImplementedError
 
     def require(self, revision: str) -> None:
         """Raises `Refused` when the schema's revision is another one: MLflow was upgraded meanwhile."""
@@ -124,6 +125,6 @@ class Database:
                 "read, and nothing read since was written; let the upgrade end, then run again."
             )
 
+    @abstractmethod
     def state(self) -> int:
         """See `TraceReader.state`."""
-        raise NotImplementedError
