@@ -18,7 +18,8 @@ demo: $(VENV)/.run ## The whole life of docs_agent; FRESH=1 starts over
 test: $(VENV)/.dev ## Every test
 	@sh tests/ui/chromium.sh
 	@sh tests/postgres.sh
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+	@scratch=$$(sh tests/scratch.sh) && trap 'rm -rf "$$scratch"' EXIT && OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder --basetemp "$$scratch/tests"
 
 ui: $(VENV)/.run ## The Dagster UI on the same state
 	@$(BIN)/python -m lifecycle_assets.home

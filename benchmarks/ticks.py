@@ -1,7 +1,8 @@
-"""Sensor ticks on a store that holds much: each sensor's own, and every sensor of twenty agents.
+"""Sensor ticks on a store that holds much: each sensor's own, with nothing new and with 100 traces more.
 
-Lives here: jobs `tick_<sensor>` (nothing happened), `tick_new_traces` (100 traces came), `tick_twenty_agents`.
-Add here: a sensor. Not here: what a tick may ask, which tests count (`tests/sensors/test_idle.py`).
+Lives here: jobs `tick_<sensor>` (nothing happened), `tick_new_traces` (100 traces came), `tick_over_http`.
+Add here: a sensor. Not here: what a tick may ask, which tests count (`tests/sensors/test_idle.py`), the daemon
+(`daemon.py`).
 
 The baseline is the sensor people write: `MlflowClient.search_traces`, its default page, at every tick. Both sides are
 evaluated by Dagster on the same instance, so that its own share of a tick is in both. Imports and a first tick are not
@@ -35,12 +36,11 @@ SENSORS = (
     "alert_sensor",
 )
 NEW = 100
-AGENTS = 20
 REPEATS = 9
 VERSIONS = 20
 
 
-def _agents(turn: Turn, number: int = 1) -> "list[Agent]":
+def agents_of(turn: Turn, number: int = 1) -> "list[Agent]":
     """Agents on the corpus' experiment, each with something behind each of its sensors."""
     from benchmarks.sample import sample_agent
     from lifecycle_assets.spec import AgentSpec
@@ -58,32 +58,28 @@ def _agents(turn: Turn, number: int = 1) -> "list[Agent]":
     ]
 
 
-def _of(folder: Path) -> None:
-    """Name the prepared state to everything this process opens."""
-    store = f"sqlite:///{folder / 'mlflow.db'}"
+def use(folder: Path, uri: str = "") -> None:
+    """Name the prepared state, behind `uri` when it is served, to everything this process opens."""
+    store = uri or f"sqlite:///{folder / 'mlflow.db'}"
     os.environ |= {"LIFECYCLE_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster"), "MLFLOW_TRACKING_URI": store}
 
 
 def prepare(turn: Turn) -> None:
     """A copy of the store with one agent's model, session and dataset; cursors before and after 100 further traces."""
-    _prepare(turn, 1)
+    prepare_agents(turn, 1)
 
 
-def prepare_twenty(turn: Turn) -> None:
-    """The same with twenty agents."""
-    _prepare(turn, AGENTS)
-
-
-def _prepare(turn: Turn, number: int) -> None:
+def prepare_agents(turn: Turn, number: int) -> None:
+    """The same with so many agents."""
     from benchmarks.corpus import write
     from lifecycle_assets.home import prepare_home
     from resources.platform import Platform
 
     shutil.copyfile(turn.store, turn.folder / "mlflow.db")
-    _of(turn.folder)
+    use(turn.folder)
     prepare_home(Platform.from_env())
-    agents = _agents(turn, number)
-    definitions, cursors = _definitions(agents), {}
+    agents = agents_of(turn, number)
+    definitions, cursors = definitions_of(agents), {}
     with _instance() as instance:
         for agent in agents:
             _live(agent, instance)
@@ -164,7 +160,8 @@ def _cursors(
     return cursors
 
 
-def _definitions(agents: "list[Agent]") -> "dg.Definitions":
+def definitions_of(agents: "list[Agent]") -> "dg.Definitions":
+    """The code location of these agents."""
     import dagster as dg
 
     from lifecycle_assets.component import agent_definitions
@@ -180,24 +177,27 @@ def _tick(definitions: "dg.Definitions", name: str, instance: "dg.DagsterInstanc
     """One tick as the code server evaluates it."""
     import dagster as dg
 
-    from resources.gateways import GATEWAYS
-
     with dg.build_sensor_context(
-        instance=instance, cursor=cursor, resources=dict(GATEWAYS), definitions=definitions, sensor_name=name
+        instance=instance, cursor=cursor, definitions=definitions, sensor_name=name
     ) as context:
         return definitions.resolve_sensor_def(name).evaluate_tick(context)
 
 
-def _users_definitions(turn: Turn) -> "dg.Definitions":
+def users_sensor(turn: Turn, name: str = "users", interval: int = 30) -> "dg.Definitions":
     """A sensor as people write it: the newest traces of the experiment, at every tick."""
     import dagster as dg
     import mlflow
 
-    @dg.asset
+    @dg.asset(name=f"{name}_product")
     def product() -> None:
         """What the sensor would ask for."""
 
-    @dg.sensor(name="users", target=dg.AssetSelection.assets("product"))
+    @dg.sensor(
+        name=name,
+        target=dg.AssetSelection.assets(f"{name}_product"),
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
     def users(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(turn.experiment)
@@ -212,38 +212,61 @@ def _users_definitions(turn: Turn) -> "dg.Definitions":
 def users(turn: Turn) -> None:
     """The baseline: one tick of a sensor that asks for the default page of traces."""
     assert turn.shared is not None
-    _of(turn.shared)
-    definitions = _users_definitions(turn)
+    use(turn.shared)
+    _users(turn, 1)
+
+
+def users_eight(turn: Turn) -> None:
+    """The baseline of one agent: as many such ticks as it has sensors."""
+    assert turn.shared is not None
+    use(turn.shared)
+    _users(turn, len(SENSORS))
+
+
+def users_over_http(turn: Turn) -> None:
+    """The same over HTTP."""
+    from benchmarks.server import mlflow_server
+
+    assert turn.shared is not None
+    turn.folder.mkdir(exist_ok=True)
+    with mlflow_server(turn.shared / "mlflow.db", 1, turn.folder) as uri:
+        use(turn.shared, uri)
+        _users(turn, len(SENSORS))
+
+
+def _users(turn: Turn, ticks: int) -> None:
+    definitions = users_sensor(turn)
     with _instance() as instance:
         _tick(definitions, "users", instance, None)
         for _ in range(REPEATS):
             with turn.timed():
-                _tick(definitions, "users", instance, None)
+                for _ in range(ticks):
+                    _tick(definitions, "users", instance, None)
 
 
-def users_of_twenty(turn: Turn) -> None:
-    """The baseline of twenty agents: as many such ticks as they have sensors."""
+def _ours(turn: Turn, sensor: str) -> None:
     assert turn.shared is not None
-    _of(turn.shared)
-    definitions = _users_definitions(turn)
+    use(turn.shared)
+    definitions, name = definitions_of(agents_of(turn)), f"agent_0_{sensor}"
     with _instance() as instance:
-        _tick(definitions, "users", instance, None)
-        with turn.timed():
-            for _ in range(AGENTS * len(SENSORS)):
-                _tick(definitions, "users", instance, None)
+        _time(turn, definitions, {name: _kept(turn, "after")[name]}, instance)
 
 
-def _ours(turn: Turn, sensor: str, when: str = "after") -> None:
+def _kept(turn: Turn, when: str) -> dict[str, str | None]:
     assert turn.shared is not None
-    _of(turn.shared)
-    definitions, name = _definitions(_agents(turn)), f"agent_0_{sensor}"
-    cursor = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))[when][name]
-    with _instance() as instance:
+    return json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))[when]
+
+
+def _time(
+    turn: Turn, definitions: "dg.Definitions", cursors: dict[str, str | None], instance: "dg.DagsterInstance"
+) -> None:
+    """Ticks of these sensors, one after the other, again and again from the same cursors."""
+    for name, cursor in cursors.items():
         _tick(definitions, name, instance, cursor)
-        for _ in range(REPEATS):
-            with turn.timed():
-                done = _tick(definitions, name, instance, cursor)
-            assert not done.run_requests
+    for _ in range(REPEATS):
+        with turn.timed():
+            done = [_tick(definitions, name, instance, cursor) for name, cursor in cursors.items()]
+        assert not any(one.run_requests for one in done)
 
 
 def scorer_backfill(turn: Turn) -> None:
@@ -287,24 +310,32 @@ def alert(turn: Turn) -> None:
 
 
 def new_traces(turn: Turn) -> None:
-    """The tick of the sensor that watches most, after 100 traces came."""
-    _ours(turn, "champion_drift_sensor", "before")
-
-
-def twenty_agents(turn: Turn) -> None:
-    """Every sensor of twenty agents, once."""
+    """All sensors of an agent after 100 traces came."""
     assert turn.shared is not None
-    _of(turn.shared)
-    agents = _agents(turn, AGENTS)
-    definitions = _definitions(agents)
-    cursors = json.loads((turn.shared / "cursors.json").read_text(encoding="utf-8"))["after"]
+    use(turn.shared)
     with _instance() as instance:
-        for name in _names(agents):
-            _tick(definitions, name, instance, cursors[name])
-        for _ in range(3):
-            with turn.timed():
-                for name in _names(agents):
-                    _tick(definitions, name, instance, cursors[name])
+        _time(turn, definitions_of(agents_of(turn)), _kept(turn, "before"), instance)
+
+
+def over_http(turn: Turn) -> None:
+    """All sensors of an agent, idle, on a server."""
+    from benchmarks.server import mlflow_server
+
+    assert turn.shared is not None
+    turn.folder.mkdir(exist_ok=True)
+    with mlflow_server(turn.shared / "mlflow.db", 1, turn.folder) as uri, _in(turn.shared, uri) as instance:
+        agents = agents_of(turn)
+        definitions, cursors = definitions_of(agents), _kept(turn, "after")
+        for _ in range(2):
+            cursors = _cursors(definitions, _names(agents), instance, cursors)
+        _time(turn, definitions, cursors, instance)
+
+
+@contextmanager
+def _in(folder: Path, uri: str) -> "Generator[dg.DagsterInstance]":
+    use(folder, uri)
+    with _instance() as instance:
+        yield instance
 
 
 IDLE = "An idle tick, Dagster's own share included, against one that asks for the default page of traces."
@@ -315,18 +346,18 @@ JOBS = (
     *(Job(f"tick_{side.__name__}_sensor", IDLE, LESS, users, side, prepare=prepare) for side in OURS),
     Job(
         "tick_new_traces",
-        "The same for champion_drift_sensor, which watches most, after 100 traces came.",
-        "at most 100 ms",
-        users,
+        "All eight sensors of an agent after 100 traces came, against as many ticks of the baseline.",
+        "each at most 100 ms",
+        users_eight,
         new_traces,
         prepare=prepare,
     ),
     Job(
-        "tick_twenty_agents",
-        "All eight sensors of twenty agents, one after the other, against as many ticks of the baseline.",
-        "within their interval of 30 s",
-        users_of_twenty,
-        twenty_agents,
-        prepare=prepare_twenty,
+        "tick_over_http",
+        "All eight sensors of an agent, idle, on an MLflow server, against as many ticks of the baseline.",
+        "10 ms for each of the nine things watched there",
+        users_over_http,
+        over_http,
+        prepare=prepare,
     ),
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.job import Job, Turn
+from benchmarks.traces import vocabulary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,22 +28,24 @@ AT = (0, 100, 500, 1_000)
 ROWS = 100
 DAY = date(2026, 11, 1)
 _SAMPLES = 9
+_WORDS = 400  # Of a request and its response together: some 2.5 KB.
 
 Append = Callable[[str, "pa.Table"], None]
 
 
 def rows(commit: int) -> "pa.Table":
-    """The traces of one commit."""
+    """The traces of one commit; their texts compress as much as those of the corpus (`traces.py`)."""
+    import numpy as np
+
     from resources.tables import arrow_table
 
+    words, chances = vocabulary(7)
+    drawn = np.searchsorted(chances, np.random.default_rng([7, commit]).random(ROWS * _WORDS)).tolist()
+    texts = [" ".join(words[word] for word in drawn[n * _WORDS : (n + 1) * _WORDS]) for n in range(ROWS)]
     start = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) + timedelta(seconds=commit)
     key = {"trace_date": DAY, "experiment_id": "1", "request_time": start, "state": "OK", "execution_ms": 900}
-    text = {
-        "request": f"question {commit} " * 40,
-        "response": f"answer {commit} " * 60,
-        "tags": {"environment": "prod"},
-    }
-    return arrow_table("traces", [key | text | {"trace_id": f"tr-{commit:06}-{n:03}"} for n in range(ROWS)])
+    made = [{"request": text[:1_000], "response": text[1_000:], "tags": {"environment": "prod"}} for text in texts]
+    return arrow_table("traces", [key | one | {"trace_id": f"tr-{commit:06}-{n:03}"} for n, one in enumerate(made)])
 
 
 def plainly(where: str, batch: "pa.Table") -> None:
@@ -109,19 +112,24 @@ def _curve(name: str, append: Append) -> None:
         where, done = str(Path(folder) / "traces"), 0
         append(where, rows(0))
         for wanted in AT:
+            passed = []
             for commit in range(done + 1, wanted + 1):
-                append(where, rows(commit))
+                passed.append(_ms(append, where, rows(commit)))
             done = wanted
             commits, queries = [], []
             for sample in range(_SAMPLES):
-                started = time.perf_counter()
-                append(where, rows(COMMITS * 2 + wanted + sample))
-                written = time.perf_counter()
-                ask(where)
-                commits.append((written - started) * 1e3)
-                queries.append((time.perf_counter() - written) * 1e3)
+                commits.append(_ms(append, where, rows(COMMITS * 2 + wanted + sample)))
+                queries.append(_ms(ask, where))
             figures = f"commit {statistics.median(commits):6.1f} ms, query {statistics.median(queries):6.1f} ms"
-            print(f"{name:>8} after {wanted:5} commits: {figures}", flush=True)
+            since = f"; those before {statistics.mean(passed):6.1f} ms, at most {max(passed):6.1f}" if passed else ""
+            print(f"{name:>8} after {wanted:5} commits: {figures}{since}", flush=True)
+
+
+def _ms(work: Callable[..., None], *given: object) -> float:
+    """Milliseconds that some work takes."""
+    started = time.perf_counter()
+    work(*given)
+    return (time.perf_counter() - started) * 1e3
 
 
 def main() -> None:

@@ -29,6 +29,9 @@ concurrency:
 run_monitoring:
   enabled: true        # a run whose process died is failed, and its pools are freed
   free_slots_after_run_end_seconds: 30
+sensors:
+  use_threads: true    # a tick that waits, as for a workspace that does not answer, holds up no other
+  num_workers: 4
 """
 
 

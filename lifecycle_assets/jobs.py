@@ -37,6 +37,9 @@ JOBS = ("release", "monitor", "scorer_backfill", "labeling", "rollback", SHADOW,
 LATE_HOUR = 3
 """UTC hour at which the days of `late_days` are looked at again for late assessments."""
 
+NOTHING_USD = 1e-9
+"""A cap that only scorers without a price keep: 0 would be no cap."""
+
 
 def agent_jobs(agent: Agent) -> list[Any]:
     """The agent's jobs."""
@@ -83,6 +86,11 @@ def rollback_config(agent: str, *, to: str = "", reason: str = "", taken_back: s
     return {"ops": {f"{agent}__champion_alias": {"config": config}}}
 
 
+def scores_config(agent: str, *, max_cost_usd: float) -> dict[str, Any]:
+    """Run config of a job with `trace_scores`: what its scorers may cost."""
+    return {"ops": {f"{agent}__trace_scores": {"config": {"max_cost_usd": max_cost_usd}}}}
+
+
 def is_run_of(agent: str, run: dg.DagsterRun) -> bool:
     """Whether a run is of one of the agent's jobs, or materializes its assets."""
     return run.job_name in {f"{agent}_{job}" for job in JOBS} or any(
@@ -109,7 +117,6 @@ def _job(
 
 def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
     """The agent's schedules."""
-    late_days, settle = agent.spec.archive.late_days, timedelta(minutes=agent.spec.archive.settle_minutes)
 
     @dg.schedule(
         name=f"{agent.name}_monitor_hourly",
@@ -117,15 +124,14 @@ def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
         cron_schedule="5 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Today's partition every hour, yesterday's until it has settled, late days once a day.",
+        description="Today's partition every hour, yesterday's until it has settled, late days once a day: what "
+        "scorers with a price owe there is left to the backfill and its budget.",
     )
     def monitor_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         if context.instance.get_latest_materialization_event(dg.AssetKey([agent.name, "champion_alias"])) is None:
             yield dg.SkipReason(f"Nobody is champion yet: run {agent.name}_release first.")
             return
-        now = context.scheduled_execution_time
-        for day in days_due(now, late_days, settle):
-            yield dg.RunRequest(run_key=f"monitor:{day}:{now:%Y-%m-%dT%H}", partition_key=day)
+        yield from monitor_runs(agent, context.scheduled_execution_time)
 
     @dg.schedule(
         name=f"{agent.name}_labeling_weekly",
@@ -158,6 +164,17 @@ def agent_schedules(agent: Agent) -> list[dg.ScheduleDefinition]:
         return dg.RunRequest(run_key=f"upkeep:{context.scheduled_execution_time:%Y-%m-%d}")
 
     return [monitor_hourly, labeling_weekly, upkeep_daily]
+
+
+def monitor_runs(agent: Agent, now: datetime) -> Iterator[dg.RunRequest]:
+    """The runs of `monitor` that are due at `now`."""
+    archive = agent.spec.archive
+    settle = timedelta(minutes=archive.settle_minutes)
+    young = days_due(now, 0, settle)
+    for day in days_due(now, archive.late_days, settle):
+        # What a new scorer owes on late days is a backfill: its sensor pays for it, within the day's budget.
+        config = None if day in young else scores_config(agent.name, max_cost_usd=NOTHING_USD)
+        yield dg.RunRequest(run_key=f"monitor:{day}:{now:%Y-%m-%dT%H}", partition_key=day, run_config=config)
 
 
 def days_due(now: datetime, late_days: int, settle: timedelta) -> list[str]:

@@ -39,3 +39,12 @@ def leaves_store_before(policy: ArchivePolicy, now: date) -> date:
     A whole day leaves, so its youngest trace is `after_days` old.
     """
     return date.min if policy.store_retention is None else now - timedelta(days=policy.store_retention.after_days)
+
+
+def oldest_scored(policy: ArchivePolicy, now: date) -> date:
+    """The oldest day that is scored: older traces have left the tables, or were deleted from MLflow.
+
+    A score of such a day would be called for again and again, or bring a removed day back.
+    """
+    deletes = policy.store_retention is not None and policy.store_retention.how == "delete"
+    return max(oldest_kept(policy, now), leaves_store_before(policy, now) if deletes else date.min)

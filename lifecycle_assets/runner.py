@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 import dagster as dg
 
 from lifecycle_assets.refused import Refused
-from resources.gateways import GATEWAYS
 
 PROCESS = "lifecycle/process"
 """Run tag with machine and id of the process that executes the run: a run whose process is gone was interrupted."""
@@ -72,9 +71,7 @@ class Runner:
     def tick(self, sensor: str) -> int:
         """Evaluate a sensor as the daemon does, run what it asks for, and return how many runs that were."""
         definition = self.definitions.resolve_sensor_def(sensor)
-        context = dg.build_sensor_context(
-            instance=self.instance, definitions=self.definitions, resources=dict(GATEWAYS), sensor_name=sensor
-        )
+        context = dg.build_sensor_context(instance=self.instance, definitions=self.definitions, sensor_name=sensor)
         with context:
             data = definition.evaluate_tick(context)
         if data.skip_message:

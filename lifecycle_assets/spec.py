@@ -18,6 +18,18 @@ from lifecycle_assets.spec_runtime import Compute, Deployment, Tracing
 MAX_SCORERS = 20
 """Scorers an experiment may hold: the limit Databricks documents for production monitoring."""
 
+TRACE_NUMBERS = ("latency", "input_tokens", "output_tokens", "cost_usd")
+"""What begins the daily numbers of traces themselves: no scorer's name."""
+
+DAILY_NUMBERS = (
+    *("traces", "error_rate", "feedback", "positive_rate", "negative_feedback_rate"),
+    *(f"{name}/{what}" for name in TRACE_NUMBERS for what in ("p50", "p95", "p99")),
+    *(f"{name}/{what}" for name in TRACE_NUMBERS[1:] for what in ("mean", "sum")),
+)
+"""The daily numbers that no scorer makes."""
+
+_OF_A_SCORER = ("mean", "error_rate")
+
 
 class Resource(Strict):
     """Something the agent needs at inference time; becomes a resource of the logged model."""
@@ -191,6 +203,8 @@ class AgentSpec(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"scorer '{name}' is declared twice")
+            if name in TRACE_NUMBERS:
+                raise ValueError(f"scorer '{name}' has the name of a number of traces, {name}/…; give it another one")
         return value
 
     @model_validator(mode="after")
@@ -217,6 +231,21 @@ class AgentSpec(Strict):
                 raise ValueError(
                     f"rollback.rules[{index}].metric: unknown metric '{rule.metric}'; write <scorer>/mean with a "
                     f"scorer of {', '.join(sorted(known))}, or error_rate, latency/p50 or latency/p95"
+                )
+        for index, rule in enumerate(self.alerts.rules):
+            metric, brace, part = rule.metric.partition("{")
+            if metric not in DAILY_NUMBERS and metric not in {f"{name}/{w}" for name in known for w in _OF_A_SCORER}:
+                raise ValueError(
+                    f"alerts.rules[{index}].metric: unknown metric '{rule.metric}'; write <scorer>/mean or "
+                    f"<scorer>/error_rate with a scorer of {', '.join(sorted(known))}; or one of "
+                    f"{', '.join(DAILY_NUMBERS[:5])}; or p50, p95, p99 of {', '.join(TRACE_NUMBERS)}, such as "
+                    f"latency/p95; or mean and sum of {', '.join(TRACE_NUMBERS[1:])}"
+                )
+            tag, equals, value = part.removesuffix("}").partition("=")
+            if brace and (tag not in self.monitoring.slices or not equals or not value or not part.endswith("}")):
+                raise ValueError(
+                    f"alerts.rules[{index}].metric: no slice is '{brace}{part}'; write {metric}{{tag=value}} with a "
+                    f"tag that monitoring.slices declares ({', '.join(self.monitoring.slices) or 'none yet'})"
                 )
         for where, names in {
             "eval.scorers": self.eval.scorers,

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec import AgentSpec
+from lifecycle_assets.spec_yaml import KeyTwiceError, load_yaml
 
 COMPONENT_TYPE = "lifecycle_assets.component.AgentLifecycle"
 DEFS_FOLDER = Path(__file__).parent / "defs"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
             re.compile(rule.pattern)
         except re.error as error:
             raise Refused(
-                f"{_shown(file)}: archive.redact[{index}].pattern is not a regular expression ({error}); correct it."
+                f"{_shown(file)}: attributes.archive.redact[{index}].pattern is not a regular expression ({error}); "
+                "correct it."
             ) from None
     return agent
 
@@ -73,7 +74,9 @@ def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
 def read_agent(file: Path) -> Agent:
     """The agent declared in `file`. Raises `Refused` when it is not YAML or not a valid declaration."""
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 both are safe
+        document = load_yaml(file.read_text(encoding="utf-8"))
+    except KeyTwiceError as twice:
+        raise Refused(f"{_shown(file)} {twice}; write it once, with all that stands below it.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
@@ -84,7 +87,7 @@ def read_agent(file: Path) -> Agent:
 
 
 def find_agents(root: Path = DEFS_FOLDER) -> list[Agent]:
-    """Every agent declared below `root`, by name. Raises `Refused` for a bad file or a name used twice."""
+    """Every agent declared below `root`, by name. Raises `Refused` for a bad file, or a name or tables used twice."""
     agents: dict[str, Agent] = {}
     for file in sorted(root.glob("**/defs.yaml")):
         if COMPONENT_TYPE not in file.read_text(encoding="utf-8", errors="replace"):
@@ -94,6 +97,12 @@ def find_agents(root: Path = DEFS_FOLDER) -> list[Agent]:
             raise Refused(
                 f"{_shown(file)}: name '{agent.name}' is taken by {_shown(agents[agent.name].folder / 'defs.yaml')}; "
                 "give each agent its own name."
+            )
+        other = next((one for one in agents.values() if one.spec.table_prefix == agent.spec.table_prefix), None)
+        if other:
+            raise Refused(
+                f"{_shown(file)}: the tables {agent.spec.table_prefix}… are those of {other.name}; set "
+                "archive.table_prefix to a prefix no other agent has."
             )
         agents[agent.name] = agent
     return [agents[name] for name in sorted(agents)]
@@ -191,11 +200,16 @@ def _sentence(error: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
         known = _fields_at(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         remedy = f"did you mean '{close[0]}'?" if close else f"known here are {', '.join(known)}."
+        elsewhere = _place_of(str(location[-1]))
+        if elsewhere and (not close or close[0] != location[-1]):
+            remedy = f"it stands in {elsewhere}."
         return f"{field} is not a known field; {remedy}"
     if kind == "missing":
         return f"{field} is missing; add it ({_description_at(location)})."
     if kind in ("value_error", "assertion_error"):
         return f"{field}: {message}." if field != "attributes" else f"attributes.{message}."
+    if kind == "model_type":
+        message = f"write fields below it ({', '.join(_fields_at(location))})"
     shown = json.dumps(error["input"], default=str)
     if len(shown) > 60:
         shown = shown[:57] + "..."
@@ -224,6 +238,21 @@ def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
 
 def _fields_at(location: Sequence[Any]) -> list[str]:
     return [name for model in _models_at(location) for name in model.model_fields]
+
+
+def _place_of(name: str) -> str:
+    """Where the field of that name stands, when it is in one place of the declaration; else empty."""
+    sections: dict[str, list[type[BaseModel]]] = {"attributes": [AgentSpec]}
+    places = []
+    while sections:
+        places += [place for place, models in sections.items() for model in models if name in model.model_fields]
+        sections = {
+            f"{place}.{key}": _models(field.annotation)
+            for place, models in sections.items()
+            for model in models
+            for key, field in model.model_fields.items()
+        }
+    return places[0] if len(places) == 1 else ""
 
 
 def _description_at(location: Sequence[Any]) -> str:

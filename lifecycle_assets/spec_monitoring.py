@@ -6,6 +6,7 @@ Not here: scorers and alert rules (`spec.py`).
 """
 
 import re
+from datetime import date
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -60,6 +61,15 @@ class ArchivePolicy(Strict):
         default=None, description="When traces leave MLflow's own store; null keeps them there."
     )
 
+    @field_validator("start_date")
+    @classmethod
+    def _a_day(cls, value: str) -> str:
+        try:
+            date.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"'{value}' is no day; write one that was, such as 2025-01-31") from None
+        return value
+
     @model_validator(mode="after")
     def _kept_long_enough(self) -> Self:
         if self.store_retention and self.store_retention.after_days <= self.late_days:
@@ -103,9 +113,9 @@ class Monitoring(Strict):
     def _plain(cls, value: list[str]) -> list[str]:
         for name in value:
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
-                raise ValueError(f"slices: '{name[:40]}' is no tag name of letters, digits, dots, dashes, underscores")
+                raise ValueError(f"'{name[:40]}' is no tag name of letters, digits, dots, dashes, underscores")
             if value.count(name) > 1:
-                raise ValueError(f"slices: '{name}' is listed twice")
+                raise ValueError(f"'{name}' is listed twice; remove one")
         return value
 
 

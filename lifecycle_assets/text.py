@@ -22,7 +22,9 @@ _MARKS = r"\\`*_{}\[\]()#+!|~"
 
 def literal(value: object, limit: int = MAX_CELL) -> str:
     """`value` as one line, cut at `limit` characters, for places that show text as it is: metadata that is text."""
-    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        value = f"{value:.0f}" if 1_000 <= abs(value) < 1e15 else f"{value:.4g}"
+    text = "" if value is None else str(value)
     text = "".join(ch if ch.isprintable() else " " for ch in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

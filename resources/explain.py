@@ -6,6 +6,7 @@ Not here: faults of a declaration (`lifecycle_assets/spec_file.py`), programming
 """
 
 import errno
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -17,6 +18,11 @@ _DISK = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
 }
+
+_SCHEMA = re.compile(r"out-of-date database schema \(found version (\w{1,40}), but expected (\w{1,40})\)")
+_LACKING = re.compile(
+    r"(?:sqlite3\.operationalerror|undefinedtable|undefinedcolumn)\) ((?:no such|column|relation)[^\n]+)"
+)
 
 
 def explain(error: BaseException, where: str) -> str | None:
@@ -50,6 +56,19 @@ def _explain_one(error: BaseException, where: str) -> str | None:
         )
     if "attempt to write a readonly database" in text or "unable to open database file" in text:
         return f"{where}: the SQLite file cannot be written; give this user write permission, or set LIFECYCLE_HOME."
+    schema = _SCHEMA.search(text)
+    if schema:
+        return (
+            f"{where}: the store's schema is {schema[1]}, and the MLflow here knows {schema[2]}; if another MLflow "
+            "upgraded the store install the same one here, else take a backup and run mlflow db upgrade; then run "
+            "again."
+        )
+    lacking = _LACKING.search(text)
+    if lacking:
+        return (
+            f"{where}: the database lacks what is asked for ({lacking[1].strip()[:120]}); if it is being upgraded let "
+            "that end, then run again."
+        )
     if "database or disk is full" in text:
         return f"{where}: the disk is full; free space, or set LIFECYCLE_HOME to another disk, then run again."
     if "file is not a database" in text or ("malformed" in text and "database" in text):

@@ -25,6 +25,7 @@ NESTED = "[nested too deeply to be kept]"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_quoted = json.JSONEncoder(ensure_ascii=False).encode  # Made once.
 
 
 class Text:
@@ -53,6 +54,9 @@ class Text:
 
     def pairs(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Tags or metadata, redacted, in the order of their keys."""
+        said = () if self._rules else (*values, *values.values())
+        if said and all(one.__class__ is str and one.isascii() for one in said):
+            return {key: values[key] for key in sorted(values)}
         return {self.plain(key) or "": self.plain(str(values[key])) or "" for key in sorted(values)}
 
     def payload(self, raw: Any, preview: str | None = None) -> str | None:
@@ -86,7 +90,7 @@ class Text:
     def members(self, values: Mapping[str, Any]) -> list[str]:
         """Members of a JSON object, each kept or redacted, in the order of their text."""
         named = {self.plain(str(key)) or "": value for key, value in values.items()}
-        return sorted(f"{json.dumps(key, ensure_ascii=False)}: {self.kept(value)}" for key, value in named.items())
+        return sorted(f"{_quoted(key)}: {self.kept(value)}" for key, value in named.items())
 
     def whole(self, members: Sequence[str]) -> str:
         """A JSON object of its members; rules with a double quote in them meet it as a whole."""

@@ -9,12 +9,13 @@ server writes again in the form of Python's `json.dumps`, as MLflow did when it 
 the same columns without Python (`reading/span_columns.py`), and comes here for what is out of the ordinary.
 """
 
-import base64
+import binascii
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from resources.redaction import Redaction, Text, loads
@@ -35,6 +36,7 @@ COPIES = ("mlflow.traceInputs", "mlflow.traceOutputs")
 """Metadata of a trace that copies its request and response, cut off, so that a secret could escape its pattern."""
 
 _HEX = re.compile("[0-9a-f]{16}")
+_SHORT, _FEW = 48, 1_000  # Characters of a type that is remembered, and how many are.
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def span_row(trace_id: str, day: date, span: Mapping[str, Any], text: Text) -> d
         "span_id": _hex(span["span_id"]),
         "parent_span_id": _hex(span["parent_span_id"]),
         "name": text.plain(span["name"]),
-        "type": text.plain(str(loads(attributes.get("mlflow.spanType")) or "UNKNOWN")),
+        "type": text.plain(str(_type(attributes.get("mlflow.spanType")) or "UNKNOWN")),
         "start_time": instant(int(span["start_time_unix_nano"] or 0) // 1000),
         "end_time": None if ended is None else instant(int(ended) // 1000),
         "status": (status.get("code") or "UNSET").removeprefix("STATUS_CODE_"),
@@ -162,6 +164,16 @@ def assessment_row(trace_id: str, day: date, found: Any, text: Text) -> dict[str
     }
 
 
+def _type(raw: Any) -> Any:
+    """The type of a span; there are few, and of those the texts are short."""
+    return _known_type(raw) if raw.__class__ is str and len(raw) <= _SHORT else loads(raw)
+
+
+@lru_cache(_FEW)
+def _known_type(raw: str) -> Any:
+    return loads(raw)
+
+
 def _object(raw: Any) -> dict[str, Any]:
     value = loads(raw)
     return value if isinstance(value, dict) else {}
@@ -187,4 +199,4 @@ def _hex(span_id: str | None) -> str | None:
     """A span's id as hexadecimal: MLflow keeps it as base64, MLflow 3.5.0 kept it so."""
     if not span_id or _HEX.fullmatch(span_id):
         return span_id or None
-    return base64.b64decode(span_id).hex()
+    return binascii.a2b_base64(span_id).hex()

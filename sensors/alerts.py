@@ -14,6 +14,7 @@ import dagster as dg
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from sensors.opened import instance_of
 from sensors.watermark import Watermark
 
 RUNS_A_TICK = 50
@@ -82,7 +83,7 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         if not seen.at:
             start = Watermark(datetime.now(UTC).isoformat())
             return dg.SensorResult(skip_reason="Watching from now on.", cursor=start.to_json())
-        told, messages, fault = _told_of(agent, context.instance, seen)
+        told, messages, fault = _told_of(agent, instance_of(context), seen)
         if fault and not told:
             raise fault
         # What was delivered is not sent again; the rest is, at the next tick.

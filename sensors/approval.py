@@ -15,6 +15,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.needs import ModelRegistry
 from sensors.bounded import bounded
 from sensors.look import Look
+from sensors.opened import gateway
 from sensors.watermark import ApprovalCursor
 
 if TYPE_CHECKING:
@@ -46,18 +47,17 @@ def approval_sensor(agent: Agent) -> dg.SensorDefinition:
         "version, decision, evidence and time. Nothing waits in a run meanwhile.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext, registry: dg.ResourceParam[ModelRegistry]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.release.approval import dated_approval
         from resources.store_glance import version_at
 
         if gate.approval == "none":
             return dg.SkipReason("The gate requires no approval.")
         before = ApprovalCursor.from_json(context.cursor)
-        look = Look(agent, context.instance, watched=[version_at(name, CHALLENGER)])
+        look = Look(agent, context, watched=[version_at(name, CHALLENGER)])
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
+        registry: ModelRegistry = gateway(context, "registry")
         waits = registry.aliases(name).get(CHALLENGER, "")
         if not waits:
             return _nothing_to_do(look, "No version waits for approval.")

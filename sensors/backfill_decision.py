@@ -82,6 +82,8 @@ def decide(
         return Decision((), _left(found))
     scorer_set = set_of(scorers)
     fault, vetted = _vetted(vetting, counted, scorers, target, cuttable=cuttable)
+    if fault and vetting.canary and vetting.canary.run_id not in {run.run_id for run in runs}:
+        fault = ""  # Of an earlier day: what failed then may have passed, and a few traces tell.
     if fault:
         return Decision((), fault)
     days = found.days
@@ -97,7 +99,7 @@ def decide(
     requests, given_up = [], []
     for day in days:
         tags = tags_of(
-            day, scorers=scorer_set, registered=registered.digest, owed=_calls(counted, scorers, day.day),
+            day, scorers=scorer_set, registered=registered.digest, answered=_answered(counted, scorers, day.day),
             reasons=sorted(reasons[day.day]), is_canary=not vetted, by=SENSOR,
         )  # fmt: skip
         number = tried[tags[FACT]]
@@ -123,14 +125,19 @@ def _vetted(
     names = [one.registered_name for one in scorers]
     covered = vetting.record.coverage if vetting.record else {}
     fault = canary_fault(run.day, covered, [name for name in names if name in covered], target)
-    owed = _calls(counted, scorers, run.day)
-    if not fault and cuttable and owed >= run.owed:
+    # What is owed may have grown meanwhile: traces come.
+    if not fault and cuttable and _answered(counted, scorers, run.day) <= run.answered:
         fault = f"nothing of {run.day} was scored: see the run {run.run_id}"
     return (f"The backfill stopped after its first traces: {fault}." if fault else ""), not fault
 
 
 def _calls(counted: Counts, scorers: Sequence[ScorerVersion], day: str) -> int:
     return sum(counted.of(day, one).to_score for one in scorers)
+
+
+def _answered(counted: Counts, scorers: Sequence[ScorerVersion], day: str) -> int:
+    found = [counted.of(day, one) for one in scorers]
+    return sum(one.scored + one.errored for one in found)
 
 
 def _reasons(counted: Counts, scorers: Sequence[ScorerVersion], day: str, record: ScoresRecord | None) -> set[str]:

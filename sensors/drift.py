@@ -20,6 +20,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.needs import AliasLedger, Entry, ModelRegistry, ScorerRegistry
 from sensors.bounded import bounded
 from sensors.look import Look, under_way
+from sensors.opened import gateway, instance_of
 from sensors.watermark import DriftCursor
 
 if TYPE_CHECKING:
@@ -54,19 +55,17 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         "the graph left it again, that is recorded too. Never twice: the cursor holds the drift already reported.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext,
-        registry: dg.ResourceParam[ModelRegistry],
-        ledger: dg.ResourceParam[AliasLedger],
-        scorers: dg.ResourceParam[ScorerRegistry],
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.records import digest
 
-        before, look = DriftCursor.from_json(context.cursor), look_at(agent, context.instance)
+        before, look = DriftCursor.from_json(context.cursor), look_at(agent, context)
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
-        entries = ledger.entries(agent)
-        drift = read_drift(context.instance, agent, entries, registry, scorers)
+        registry: ModelRegistry = gateway(context, "registry")
+        ledger: AliasLedger = gateway(context, "ledger")
+        scorers: ScorerRegistry = gateway(context, "scorers")
+        instance, entries = instance_of(context), ledger.entries(agent)
+        drift = read_drift(instance, agent, entries, registry, scorers)
         said = " ".join(found.sentence for found in drift)
         now = DriftCursor(
             digest([(d.asset, d.state) for d in drift]) if drift else "", (said or _as_left(entries))[:SAID]
@@ -74,9 +73,9 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
         if context.cursor and now.reported == before.reported:
             return dg.SensorResult(skip_reason=now.said, cursor=look.noted(now).to_json())
         # Between a move's claim and its end, what the graph does itself looks like drift.
-        if drift and (under_way(context.instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
+        if drift and (under_way(instance, agent.name) or _named(ledger.entries(agent)) != _named(entries)):
             return dg.SkipReason(f"A run of {agent.name} is under way: what it changes is compared when it has ended.")
-        last = {asset: _last(context.instance, agent.name, asset) for asset in ASSETS}
+        last = {asset: _last(instance, agent.name, asset) for asset in ASSETS}
         _alert(agent, [found for found in drift if not _is_reported(found, last[found.asset])], now)
         return dg.SensorResult(
             asset_events=events_of(agent.name, drift, last),
@@ -87,7 +86,7 @@ def champion_drift_sensor(agent: Agent) -> dg.SensorDefinition:
     return sensor
 
 
-def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
+def look_at(agent: Agent, context: dg.SensorEvaluationContext) -> Look:
     """A look at what a drift is read from: aliases, versions, the ledger, scorers, and what the graph recorded."""
     from lifecycle_assets.release.drift import IDENTITY
     from resources import store_glance
@@ -101,7 +100,7 @@ def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
         store_glance.run_named_by(name, deciding_experiment(agent), LEDGER),
         store_glance.experiment_tags(agent.spec.experiment, TAG),
     )
-    return Look(agent, instance, assets=ASSETS, watched=watched)
+    return Look(agent, context, assets=ASSETS, watched=watched)
 
 
 def read_drift(

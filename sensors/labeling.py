@@ -17,6 +17,7 @@ from resources.needs import Archive, LabelingDesk, SqlEngine
 from resources.platform import Platform
 from sensors.bounded import bounded
 from sensors.look import Look
+from sensors.opened import gateway, instance_of
 from sensors.watermark import LabelingCursor, SyncCursor
 
 if TYPE_CHECKING:
@@ -79,18 +80,19 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
         "session with them. Never twice: the session's name is the fact, and a queued trace is never queued again.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext, archive: dg.ResourceParam[Archive], sql: dg.ResourceParam[SqlEngine]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.records import ChampionRecord
         from lifecycle_assets.review.assets import sessions_of
         from lifecycle_assets.review.choosing import choose_traces, negative_traces
 
         before = LabelingCursor.from_json(context.cursor)
-        look = Look(agent, context.instance, assets=["champion_alias"], tables=TABLES)
+        look = Look(agent, context, assets=["champion_alias"], tables=TABLES)
         if look.unchanged(before):
             return dg.SkipReason(UNCHANGED)
-        record = latest(context.instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
+        archive: Archive = gateway(context, "archive")
+        sql: SqlEngine = gateway(context, "sql")
+        instance = instance_of(context)
+        record = latest(instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
         versions = "" if look.can_tell else ":".join(str(archive.version(prefix, name)) for name in TABLES)
         seen = look.noted(LabelingCursor(versions, record.version if record else ""))
         if versions and seen == before:
@@ -100,7 +102,7 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
             agent.name,
             negative=negative_traces(sql, prefix, labeling.max_items) if labeling.rules.negative_feedback else [],
             threshold=labeling.rules.negative_feedback,
-            sessions=sessions_of(context.instance, agent.name),
+            sessions=sessions_of(instance, agent.name),
             champion=seen.champion,
             choosable=lambda: bool(choose_traces(sql, prefix, labeling, scorer_prefix=scorer_prefix)),
         )
@@ -132,25 +134,25 @@ def label_sync_sensor(agent: Agent) -> dg.SensorDefinition:
         "completions are compared with those last synced, and the cursor holds those last asked for.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext, desk: dg.ResourceParam[LabelingDesk]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.records import LabelsRecord
         from lifecycle_assets.review.assets import sessions_of
         from lifecycle_assets.review.labels import OPEN_SESSIONS, completions
         from resources.store_glance import completed_items
 
         before = SyncCursor.from_json(context.cursor)
-        look = Look(agent, context.instance, assets=SYNCED, watched=[*map(completed_items, before.sessions)])
+        look = Look(agent, context, assets=SYNCED, watched=[*map(completed_items, before.sessions)])
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=NO_ITEM, cursor=unchanged.to_json())
-        sessions = [session.session_id for session in sessions_of(context.instance, agent.name)[:OPEN_SESSIONS]]
+        instance = instance_of(context)
+        sessions = [session.session_id for session in sessions_of(instance, agent.name)[:OPEN_SESSIONS]]
         if not sessions:
             return dg.SkipReason("No labeling session was opened yet.")
         look = look.watching([*map(completed_items, sessions)])
+        desk: LabelingDesk = gateway(context, "desk")
         found = completions({session: desk.items(session) for session in sessions})
         now = look.noted(SyncCursor(found, sessions=tuple(sessions)))
-        synced = latest(context.instance, dg.AssetKey([agent.name, "human_labels"]), LabelsRecord)
+        synced = latest(instance, dg.AssetKey([agent.name, "human_labels"]), LabelsRecord)
         if now.completions in {"", before.completions, synced.completions if synced else ""}:
             return dg.SensorResult(skip_reason=NO_ITEM, cursor=now.to_json())
         request = dg.RunRequest(

@@ -14,6 +14,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.needs import Evaluator
 from sensors.bounded import bounded
 from sensors.look import Look, under_way
+from sensors.opened import gateway, instance_of
 from sensors.watermark import LandedCursor
 
 ASKED = ("eval_dataset", "eval_results")
@@ -43,27 +44,27 @@ def labels_landed_sensor(agent: Agent) -> dg.SensorDefinition:
         "names the digest.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext, evaluator: dg.ResourceParam[Evaluator]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.records import DatasetRecord
         from resources.store_glance import evaluation_dataset
 
         before = LandedCursor.from_json(context.cursor)
-        look = Look(agent, context.instance, assets=RESTS_ON, watched=[evaluation_dataset(before.dataset)])
+        look = Look(agent, context, assets=RESTS_ON, watched=[evaluation_dataset(before.dataset)])
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
-        recorded = latest(context.instance, key, DatasetRecord)
+        instance = instance_of(context)
+        recorded = latest(instance, key, DatasetRecord)
         if recorded is None or look.events[1] is None:
             return dg.SkipReason(f"Nothing was evaluated yet: run {agent.name}_release first.")
         look = look.watching([evaluation_dataset(recorded.name)])
+        evaluator: Evaluator = gateway(context, "evaluator")
         held = evaluator.held(recorded)
         if held is None:
             return dg.SkipReason(f"Dataset {recorded.name} was deleted: run {agent.name}_release to make it again.")
         seen = LandedCursor(dataset=recorded.name, mark=held.mark, recorded=recorded.digest, said=before.said)
         if (seen.mark, seen.recorded) == (before.mark, before.recorded):
             return dg.SensorResult(skip_reason=seen.said, cursor=look.noted(seen).to_json())
-        if under_way(context.instance, agent.name):
+        if under_way(instance, agent.name):
             return dg.SkipReason(f"A run of {agent.name} is under way: the dataset is compared when it has ended.")
         now = held.digest()
         if now == recorded.digest:

@@ -20,6 +20,7 @@ import dagster as dg
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
+from sensors.opened import instance_of
 from sensors.watermark import Looked
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Look:
     def __init__(
         self,
         agent: Agent,
-        instance: dg.DagsterInstance,
+        context: dg.SensorEvaluationContext,
         *,
         assets: Sequence[str] = (),
         tables: Sequence[str] = (),
@@ -50,7 +51,7 @@ class Look:
         self._glance = StoreGlance(platform)
         archived = [self._glance.table(agent.spec.table_prefix + table) for table in tables]
         declared = [agent.spec.model_dump(mode="json"), platform.tracking_uri, platform.environment]
-        self.events = last_events(instance, agent.name, assets)
+        self.events = last_events(instance_of(context), agent.name, assets) if assets else []
         self._beside = "" if "" in archived else digest([declared, self.events, archived])
         self._watch(watched)
 

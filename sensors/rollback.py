@@ -23,6 +23,7 @@ from resources.needs import AliasLedger, Evaluator, ModelRegistry, SqlEngine
 from resources.platform import Platform
 from sensors.bounded import bounded
 from sensors.look import Look
+from sensors.opened import gateway
 from sensors.watermark import RollbackCursor
 
 if TYPE_CHECKING:
@@ -149,22 +150,20 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
         "is not judged. Off unless rollback.automatic is true.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext,
-        ledger: dg.ResourceParam[AliasLedger],
-        registry: dg.ResourceParam[ModelRegistry],
-        evaluator: dg.ResourceParam[Evaluator],
-        sql: dg.ResourceParam[SqlEngine],
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.monitoring.windows import archived_until
 
         if not rules.automatic:
             return dg.SkipReason(
                 "rollback.automatic is not true in defs.yaml: nobody is taken back without being asked."
             )
-        seen, look = RollbackCursor.from_json(context.cursor), look_at(agent, context.instance)
+        seen, look = RollbackCursor.from_json(context.cursor), look_at(agent, context)
         if unchanged := look.unchanged(seen):
             return dg.SensorResult(skip_reason=seen.said, cursor=unchanged.to_json())
+        ledger: AliasLedger = gateway(context, "ledger")
+        registry: ModelRegistry = gateway(context, "registry")
+        evaluator: Evaluator = gateway(context, "evaluator")
+        sql: SqlEngine = gateway(context, "sql")
         now, moves = datetime.now(UTC), [entry.move for entry in ledger.entries(agent)]
         aliases = registry.aliases(agent.spec.model_name)
         fresh = fresh_champion(moves, aliases.get(CHAMPION, ""), now=now, days=rules.fresh_days)
@@ -185,7 +184,7 @@ def rollback_sensor(agent: Agent) -> dg.SensorDefinition:
     return sensor
 
 
-def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
+def look_at(agent: Agent, context: dg.SensorEvaluationContext) -> Look:
     """A look at what is judged: the aliases, the ledger, and the archived traces.
 
     Time alone makes no champion worse: it only ends being fresh.
@@ -195,7 +194,7 @@ def look_at(agent: Agent, instance: dg.DagsterInstance) -> Look:
 
     name = agent.spec.model_name
     watched = (store_glance.aliases(name), store_glance.run_named_by(name, deciding_experiment(agent), LEDGER))
-    return Look(agent, instance, tables=["traces"], watched=watched)
+    return Look(agent, context, tables=["traces"], watched=watched)
 
 
 def _skipped(look: Look, cursor: RollbackCursor, said: str) -> dg.SensorResult:

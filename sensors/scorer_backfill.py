@@ -20,6 +20,7 @@ from lifecycle_assets.spec_file import Agent
 from resources.needs import DeclaredScorer, SqlEngine
 from resources.platform import Platform
 from sensors.bounded import bounded
+from sensors.opened import gateway, instance_of
 from sensors.watermark import BackfillCursor
 
 if TYPE_CHECKING:
@@ -43,13 +44,11 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
         "newest day, and when they went well the rest, newest first. The tags of the runs say why and how much.",
     )
     @bounded
-    def sensor(
-        context: dg.SensorEvaluationContext, sql: dg.ResourceParam[SqlEngine]
-    ) -> dg.SensorResult | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.monitoring import backfill_history as history
         from lifecycle_assets.monitoring.backfill_plan import run_config
 
-        instance, now = context.instance, datetime.now(UTC)
+        instance, now = instance_of(context), datetime.now(UTC)
         declared, of_sources = sources.read(Platform.from_env().environment)
         newest = instance.fetch_materializations(scores, limit=1).records
         if not newest:
@@ -68,6 +67,7 @@ def scorer_backfill_sensor(agent: Agent) -> dg.SensorDefinition:
                 skip_reason="Only days that the schedule scores anyway were scored since the last tick.",
                 cursor=seen.to_json(),
             )
+        sql: SqlEngine = gateway(context, "sql")
         found = _decision(agent, instance, sql, declared, now, watched)
         if found.requests and found.said:
             context.log.info(found.said)
@@ -128,6 +128,7 @@ def _counted(
     agent: Agent, sql: SqlEngine, scorers: "Sequence[ScorerVersion]", now: datetime, *, by_hash: bool
 ) -> "Counts":
     from lifecycle_assets.monitoring.backfill_counts import counts
+    from lifecycle_assets.retention import oldest_scored
 
     def query(text: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         from lifecycle_assets.monitoring.backfill_counts import MAX_ROWS
@@ -135,6 +136,7 @@ def _counted(
         return sql.query(agent.spec.table_prefix, text, parameters, limit=MAX_ROWS).dicts()
 
     first = now.date() - timedelta(days=agent.spec.backfill.lookback_days)
+    first = max(first, oldest_scored(agent.spec.archive, now.date()))
     return counts(query, scorers, first, now.date(), by_hash=by_hash)
 
 

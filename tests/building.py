@@ -27,7 +27,6 @@ from lifecycle_assets.home import open_instance, prepare_home
 from lifecycle_assets.records import EvalRecord
 from lifecycle_assets.runner import QUIET
 from lifecycle_assets.spec_file import Agent, read_agent
-from resources.gateways import GATEWAYS
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
@@ -220,7 +219,6 @@ class World:
         with dg.build_sensor_context(
             instance=self.instance,
             definitions=self.definitions,
-            resources=dict(GATEWAYS),
             sensor_name=name,
             cursor=cursor,
         ) as context:

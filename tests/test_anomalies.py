@@ -13,7 +13,7 @@ from scipy.stats import nbinom
 from benchmarks.quiet_year import CHECKS, power, quiet
 from lifecycle_assets.monitoring.anomalies import WEEK, judge_count, judge_level, judge_share, level_of
 from lifecycle_assets.monitoring.anomaly_sql import last_hours
-from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, page_of
+from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, never_judged, page_of
 from lifecycle_assets.outcome import Check
 from lifecycle_assets.spec_monitoring import Anomalies
 from resources.delta.write import append_rows, table_to_write
@@ -169,6 +169,12 @@ def test_with_too_little_history_it_is_said_from_when_on(tmp_path: Any) -> None:
     for check in found.values():
         assert check.passed
         assert f"from {first:%Y-%m-%d} on; judged from {begin:%Y-%m-%d %H:%M} UTC on." in check.description
+
+
+def test_tables_that_never_hold_enough_weeks_say_so() -> None:
+    declared = Anomalies(weeks=4)
+    assert never_judged(declared, None) == never_judged(declared, 35) == ""
+    assert "needs 35 days of traces, and archive.retention_days (34) keeps fewer" in never_judged(declared, 34)
 
 
 def test_a_trace_is_linked_where_there_is_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lifecycle_assets.cli.backfill_estimate import sentences
 from lifecycle_assets.monitoring.backfill_counts import Counts, DayCount
 from lifecycle_assets.monitoring.backfill_plan import (
     CANARY_TRACES,
@@ -164,6 +165,12 @@ def test_a_changed_source_has_no_version_yet_and_a_silent_scorer_is_not_asked_fo
         [declared("judge", "other", 0.3), declared("code", "d2"), declared("off", "d3", 0.0)], [JUDGE, CODE]
     )
     assert [(one.name, one.version, one.sample_rate) for one in found] == [("judge", "", 0.3), ("code", "1", 1.0)]
+
+
+def test_judges_without_a_price_are_named_in_the_estimate():
+    said = {"from": "a", "to": "b", "traces": 9, "calls": 3, "seconds": None, "traces_to_score": 3, "usd": 0.0}
+    said |= {"unpriced": ["helpful"], "canary": None, "left": {}}
+    assert sentences(said)[-1] == "Counted as free, for want of a cost_per_call: helpful."
 
 
 def test_a_run_is_told_its_scorers_and_caps():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resources.explain import without_password
+from resources.explain import explain, without_password
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,27 @@ from resources.explain import without_password
 )
 def test_user_password_and_query_are_never_shown(uri: str, shown: str):
     assert without_password(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "Detected out-of-date database schema (found version deadbeef0000, but expected dc11669786a5). Take",
+            "sqlite:///x: the store's schema is deadbeef0000, and the MLflow here knows dc11669786a5; if another",
+        ),
+        (
+            "(sqlite3.OperationalError) no such column: trace_info.session_id\n[SQL: SELECT secret]",
+            "sqlite:///x: the database lacks what is asked for (no such column: trace_info.session_id); if it is being",
+        ),
+        (
+            "(psycopg2.errors.UndefinedColumn) column t.session_id does not exist\nLINE 1: SELECT secret",
+            "sqlite:///x: the database lacks what is asked for (column t.session_id does not exist); if it is being",
+        ),
+    ],
+)
+def test_a_store_that_was_upgraded_is_told_from_an_old_one(error: str, said: str):
+    found = explain(RuntimeError(error), "sqlite:///x")
+    assert found is not None
+    assert found.startswith(said)
+    assert "secret" not in found

@@ -2,12 +2,20 @@
 
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from lifecycle_assets.component import agent_definitions
+from lifecycle_assets.jobs import LATE_HOUR, monitor_runs
+from lifecycle_assets.records import ScorerVersion
+from resources.platform import Platform
+from resources.scoring.run import Run, within
+from resources.scoring.score_table import ScoreTable
+from resources.scoring.scoring import ScoreLimits
+from resources.scoring.units import Owing
 from tests.building import make_agent
 
 ASSETS = {
@@ -114,6 +122,23 @@ def test_every_asset_tells_the_person_clicking_what_it_is(definitions: dg.Defini
     graph = definitions.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         assert len(graph.get(key).description or "") > 60, key
+
+
+def test_the_schedule_pays_for_no_late_day(tmp_path: Path):
+    """A scorer that is new owes all late days: that is a backfill, and has a budget."""
+    runs = monitor_runs(make_agent(tmp_path), datetime(2026, 11, 21, LATE_HOUR, 5, tzinfo=UTC))
+    asked = {one.partition_key: one.run_config for one in runs}
+    today = asked.pop("2026-11-21")
+    assert (today, len(asked)) == ({}, 7)
+    limits = ScoreLimits(**asked["2026-11-20"]["ops"]["tiny__trace_scores"]["config"])
+    scorers = [
+        ScorerVersion(name, name, "1", "d", 1.0, "", "trace", usd) for name, usd in (("free", 0.0), ("judge", 1e-6))
+    ]
+    owed = [Owing("tr-1", "tr-1", 1, 0, True, None, False, None, None)]
+    table = ScoreTable(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)}), "main.agents.tiny_")
+    run = Run(date(2026, 11, 20), scorers, table, print)
+    assert [one.calls for one in within(run, [owed, owed], {}, limits)] == [frozenset({0})]
+    assert run.left == {"judge": 1}
 
 
 def test_two_agents_share_no_key_job_sensor_table_or_scorer_name(tmp_path: Path):

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
 from resources.tables import arrow_table
 from tests.building import make_agent
+from tests.resources.archived import upsert_day
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 
 RULE = AlertRule(name="grounded_high", metric="grounded/mean", at_least=0.8, k=2, n=3)
@@ -206,6 +207,12 @@ def test_a_hostile_value_makes_a_bounded_name_of_its_own(tenant: str) -> None:
     assert slice_name("", None) == ""
 
 
+def test_no_tenant_can_name_itself_as_anothers_shortened_name() -> None:
+    victim = "v" * 100
+    shown = slice_name("tenant", victim).removeprefix("{tenant=").removesuffix("}")
+    assert slice_name("tenant", shown) != slice_name("tenant", victim)
+
+
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (3, 7), (0, 50), (499, 500), (12_345, 99_999)])
 def test_wilsons_interval_is_scipys(hits: int, n: int) -> None:
     known = binomtest(hits, n).proportion_ci(method="wilson")
@@ -231,8 +238,8 @@ def test_a_late_assessment_corrects_its_day_and_no_other(tmp_path: Path) -> None
     platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)})
     archive, engine, other = DeltaArchive(platform), DuckDbEngine(platform), date(2026, 11, 21)
     first = [make_rows(i) for i in range(12)]
-    archive.upsert_day(PREFIX, DAY, first)
-    archive.upsert_day(PREFIX, other, [make_rows(100 + i, day=other) for i in range(12)])
+    upsert_day(platform, DAY, first)
+    upsert_day(platform, other, [make_rows(100 + i, day=other) for i in range(12)])
 
     def count(of: date) -> Written:
         rows = list(numbers(engine, of).values())
@@ -243,7 +250,7 @@ def test_a_late_assessment_corrects_its_day_and_no_other(tmp_path: Path) -> None
     version = archive.version(PREFIX, "quality_metrics")
     thumb = first[3].assessments[1] | {"assessment_id": "late", "name": FEEDBACK_NAME, "value_number": 0.0}
     first[3].assessments.append(thumb | {"value_text": None})
-    archive.upsert_day(PREFIX, DAY, [first[3]])
+    upsert_day(platform, DAY, [first[3]])
 
     assert count(other) == Written(0, 0)
     assert archive.version(PREFIX, "quality_metrics") == version
@@ -277,10 +284,22 @@ def test_history_adds_counts_and_averages_the_rest(tmp_path: Path) -> None:
         for metric, value in (("traces", float(n)), ("traces{t=x}", 1.0), ("x/mean", n / 10), ("cost_usd/sum", 2.0))
     ]
     fill(platform, quality_metrics=rows)
-    found = DuckDbEngine(platform).query(PREFIX, quality_sql.HISTORY_SQL, [date(2026, 11, 1), DAY]).dicts()
-    assert {row["metric"]: row["value"] for row in found} == {
+    rules = [AlertRule(name="many", metric="traces{t=x}", at_least=1)]
+    found = quality_step.history(DuckDbEngine(platform), PREFIX, DAY, rules)
+    assert {metric: point[1] for metric, (point,) in found.items()} == {
         "traces": 40.0,
         "traces{t=x}": 2.0,
         "x/mean": 2.5,
         "cost_usd/sum": 4.0,
     }
+    assert "traces{t=x}" not in quality_step.history(DuckDbEngine(platform), PREFIX, DAY, []), "there may be thousands"
+
+
+def test_a_rule_over_ninety_days_has_ninety_days(tmp_path: Path) -> None:
+    platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path)})
+    row = {"model_id": "a", "version": "", "metric": "error_rate", "value": 0.5, "n": 9}
+    fill(platform, quality_metrics=[row | {"trace_date": DAY - timedelta(days=n)} for n in range(100)])
+    rule = AlertRule(name="few_errors", metric="error_rate", at_most=0.1, k=60, n=90)
+    found = quality_step.history(DuckDbEngine(platform), PREFIX, DAY, [rule])["error_rate"]
+    assert len(found) == 90
+    assert hold(rule, [point[:2] for point in found], DAY.isoformat()).breached

@@ -9,6 +9,7 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import dataset_rows, find_agents, parse_agent, read_agent
+from lifecycle_assets.spec_yaml import load_yaml
 from tests.building import ATTRIBUTES, write_agent
 
 Change = Callable[[dict[str, Any]], object]
@@ -24,6 +25,34 @@ def refused(folder: Path, change: Change) -> str:
     return str(refusal.value)
 
 
+def alert(attributes: dict[str, Any], metric: str, *slices: str) -> None:
+    """Declare one alert rule, and slices."""
+    rules = [{"name": "rule", "metric": metric, "at_least": 1}]
+    attributes.update(alerts={"rules": rules}, monitoring={"slices": slices})
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["traces", "latency/p99{tenant=a%20b}", "cost_usd/sum", "shouted/error_rate", "shouted/mean{tenant=other}"],
+)
+def test_an_alert_rule_may_name_each_daily_number(tmp_path: Path, metric: str):
+    attributes = copy.deepcopy(ATTRIBUTES)
+    alert(attributes, metric, "tenant")
+    assert parse_agent(attributes, write_agent(tmp_path)).spec.alerts.rules[0].metric == metric
+
+
+def test_a_section_that_is_written_twice_is_refused(tmp_path: Path):
+    """YAML would forget the first one without a word."""
+    file = write_agent(tmp_path)
+    file.write_text("attributes:\n  archive: {late_days: 3}\n  name: x\n  archive: {settle_minutes: 0}\n")
+    with pytest.raises(Refused, match=r"defs\.yaml line 4: 'archive' stands there a second time; write it once"):
+        read_agent(file)
+
+
+def test_a_merged_mapping_may_be_overridden():
+    assert load_yaml("x: {a: &a {<<: &b {k: 1}, k: 2}}\ny: {<<: *a, k: 3}\n") == {"x": {"a": {"k": 2}}, "y": {"k": 3}}
+
+
 @pytest.mark.parametrize(
     ("change", "field", "remedy"),
     [
@@ -34,6 +63,7 @@ def refused(folder: Path, change: Change) -> str:
         (lambda a: a["agent"].update(path="../x.py"), "attributes.agent.path", "move the file into it"),
         (lambda a: a["eval"].update(dataset="gone.jsonl"), "attributes.eval.dataset", "create the file"),
         (lambda a: a["scorers"].append(a["scorers"][0]), "attributes.scorers", "declared twice"),
+        (lambda a: a["scorers"][0].update(name="cost_usd"), "attributes.scorers", "give it another one"),
         (lambda a: a["scorers"][0].update(source="scorers.py"), "attributes.scorers[0].source", "file.py:function"),
         (lambda a: a.update(model_name="two.levels"), "attributes.model_name", "catalog.schema.model"),
         (lambda a: a.pop("experiment"), "attributes.experiment is missing", "add it"),
@@ -54,6 +84,18 @@ def refused(folder: Path, change: Change) -> str:
             "rollback.rules[0].metric: unknown metric 'nosuch/mean'",
             "a scorer of length, shouted",
         ),
+        (lambda a: a.update(coverage={"share": 0.9}), "attributes.coverage", "it stands in attributes.monitoring."),
+        (
+            lambda a: a.update(monitoring={"anomalies": {}}),
+            "attributes.monitoring.anomalies",
+            "it stands in attributes.",
+        ),
+        (lambda a: a.update(monitoring={"coverage": 0.9}), "coverage is 0.9", "write fields below it (share, within"),
+        (lambda a: a.update(archive={"start_date": "2025-13-01"}), "attributes.archive.start_date", "is no day"),
+        (lambda a: alert(a, "shouted"), "alerts.rules[0].metric: unknown metric 'shouted'", "write <scorer>/mean"),
+        (lambda a: alert(a, "latency/p94"), "alerts.rules[0].metric: unknown metric", "such as latency/p95"),
+        (lambda a: alert(a, "traces{tenant=a}"), "no slice is '{tenant=a}'", "monitoring.slices declares (none yet)"),
+        (lambda a: alert(a, "traces{tenant=a", "tenant"), "no slice is '{tenant=a'", "write traces{tag=value}"),
         (lambda a: a.update(rollback={"automatic": True}), "attributes.rollback", "add rules, or remove automatic"),
         (lambda a: a.update(archive={"redact": [{"pattern": "("}]}), "archive.redact[0].pattern", "correct it"),
         (
@@ -105,6 +147,14 @@ def test_two_agents_of_one_name_are_refused(tmp_path: Path):
     write_agent(tmp_path / "a", "tiny")
     write_agent(tmp_path / "b", "tiny")
     with pytest.raises(Refused, match="name 'tiny' is taken by"):
+        find_agents(tmp_path)
+
+
+def test_two_agents_with_the_same_tables_are_refused(tmp_path: Path):
+    """Scores and traces of one would stand among those of the other."""
+    for name in ("one", "two"):
+        write_agent(tmp_path, name, attributes={"archive": {"table_prefix": "shared_"}})
+    with pytest.raises(Refused, match=r"two.* the tables main\.agents\.shared_… are those of one; set archive"):
         find_agents(tmp_path)
 
 

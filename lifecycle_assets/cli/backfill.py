@@ -19,6 +19,7 @@ from lifecycle_assets.cli.output import Misuse, SaysNo, json_option, print_json,
 from lifecycle_assets.cli.sources import Sources
 from lifecycle_assets.monitoring.backfill_plan import MAX_DAYS, Caps
 from lifecycle_assets.refused import Refused
+from lifecycle_assets.retention import oldest_scored
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
 from resources.scorer_source import DeclaredScorer, declared_scorers
@@ -70,6 +71,12 @@ def _range(agent: Agent, first: str, last: str) -> tuple[date, date]:
         raise Misuse(f"--from {start} is after --to {end}; exchange them.")
     if start < begin:
         raise Misuse(f"--from {start} is before {begin}, the first day of {agent.name} (archive.start_date).")
+    oldest = oldest_scored(agent.spec.archive, today)
+    if start < oldest:
+        raise Misuse(
+            f"--from {start} is before {oldest}, the oldest day whose traces archive.retention_days and "
+            f"archive.store_retention of {agent.name} keep; ask from there on."
+        )
     if (end - start).days + 1 > MAX_DAYS:
         raise Misuse(
             f"--from {start} --to {end} are {(end - start).days + 1} days; ask for at most {MAX_DAYS} at once."

@@ -25,6 +25,8 @@ def shown(backfill: Backfill, caps: Caps) -> dict[str, Any]:
         price = {"cost_per_call": one.cost_per_call, "usd": sums["to_score"] * one.cost_per_call}
         scorers.append({**facts, "rate": one.sample_rate, "filter": one.filter, "level": one.level, **sums, **price})
     calls = sum(row["to_score"] for row in scorers)
+    judges = {one.name for one in backfill.agent.spec.scorers if not isinstance(one.source, str)}
+    unpriced = [row["scorer"] for row in scorers if row["scorer"] in judges and row["to_score"] and not row["usd"]]
     per_call = backfill.seconds_per_call
     return {
         "agent": backfill.agent.name,
@@ -36,6 +38,7 @@ def shown(backfill: Backfill, caps: Caps) -> dict[str, Any]:
         "usd": sum(row["usd"] for row in scorers),
         "seconds_per_call": per_call,
         "seconds": None if per_call is None else per_call * calls,
+        "unpriced": unpriced,
         "scorers": scorers,
         "days": pairs,
         "plan": [vars(day) for day in plan.days],
@@ -84,6 +87,8 @@ def sentences(said: dict[str, Any]) -> list[str]:
         f"{said['calls']} calls on {said['traces_to_score']} of {said['traces']} traces {where}, "
         f"{said['usd']:.4f} USD, {time}."
     ]
+    if said["unpriced"]:
+        lines.append(f"Counted as free, for want of a cost_per_call: {', '.join(said['unpriced'])}.")
     if said["canary"]:
         first = said["canary"]
         lines.append(f"First {first['traces']} traces of {first['day']}, then the rest, newest day first.")

@@ -114,7 +114,7 @@ class Backfill:
             first = self.canary(planned)
             if first is None:
                 return planned
-            before = self._owed(first.day)
+            before = self._answered(first.day)
             done = self._ended(runner, first, runs, is_canary=True)
             self._recount()
             if fault := self._fault(instance, done, first, before):
@@ -137,7 +137,7 @@ class Backfill:
             day,
             scorers=history.set_of(self.scorers),
             registered=self._registered.digest if self._registered else "",
-            owed=self._owed(day.day),
+            answered=self._answered(day.day),
             reasons=[reason(one, record) for one in self.scorers if one.name in day.scorers],
             is_canary=is_canary,
             by=history.COMMAND,
@@ -169,12 +169,14 @@ class Backfill:
             is_error = check.severity == dg.AssetCheckSeverity.ERROR and check.asset_key.path[-1] != "quality_metrics"
             if not check.passed and is_error and check.check_name not in NOT_OF_THE_CANARY:
                 return f"check {check.check_name} on {check.asset_key.to_user_string()} failed: {check.description}"
-        if self._by_hash and self._owed(day.day) >= before:
+        if self._by_hash and self._answered(day.day) <= before:
             return f"none of its {day.calls} calls left a score that stays"
         return ""
 
-    def _owed(self, day: str) -> int:
-        return sum(self.counted.of(day, one).to_score for one in self.scorers)
+    def _answered(self, day: str) -> int:
+        """Calls of a day that have their answer: what is owed may grow while a canary runs."""
+        found = [self.counted.of(day, one) for one in self.scorers]
+        return sum(one.scored + one.errored for one in found)
 
     def _record(self, day: str) -> Any:
         instance = self._sources.instance

@@ -41,7 +41,9 @@ class SaysNo(click.ClickException):
 
 def clean(value: object) -> str:
     """`value` as one line without control characters, so that a terminal shows it and obeys none of it."""
-    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        value = f"{value:.0f}" if 1_000 <= abs(value) < 1e15 else f"{value:.4g}"
+    text = "" if value is None else str(value)
     return "".join(ch if ch.isprintable() else " " for ch in text)
 
 

@@ -54,8 +54,9 @@ def _cell(value: object) -> object:
 def query(agent: str, sql: str, limit: int, as_json: bool) -> None:
     """Read-only SQL over an agent's tables and views.
 
-    Tables and views are named without prefix: traces, spans, assessments, promotions, quality_metrics,
-    quality_by_version, latency, errors, feedback, scorer_coverage, sessions, judge_cost. SQL of - reads standard input.
+    Tables and views are named without prefix: traces, spans, assessments, promotions, quality_metrics, scorer_days,
+    publications, quarantine; quality_by_version, latency, errors, feedback, scorer_coverage, sessions, judge_cost.
+    SQL of - reads standard input.
     """
     statement = sys.stdin.read() if sql == "-" else sql
     if not statement.strip():

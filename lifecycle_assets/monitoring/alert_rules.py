@@ -8,7 +8,7 @@ Not here: the numbers (`quality.py`), messages (`sensors/alerts.py`), what cover
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lifecycle_assets.spec import AlertRule
+from lifecycle_assets.spec import TRACE_NUMBERS, AlertRule
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Breach:
 def scorer_of(metric: str) -> str:
     """The scorer a metric is about, without the slice; empty for a number of traces themselves."""
     scorer, _, what = metric.partition("{")[0].rpartition("/")
-    return scorer if what in ("mean", "error_rate") and scorer not in ("latency", *MEASURES) else ""
+    return scorer if what in ("mean", "error_rate") and scorer not in TRACE_NUMBERS else ""
 
 
-MEASURES = ("input_tokens", "output_tokens", "cost_usd")
+MEASURES = TRACE_NUMBERS[1:]
 """Numbers of traces that have means and sums."""
 
 

@@ -89,6 +89,17 @@ def anomaly_checks(
     return checks, {**plot, **{name: link for name, link in links.items() if link}}
 
 
+def never_judged(declared: Anomalies, retention_days: int | None) -> str:
+    """Why the tables can never hold enough weeks, in one sentence; empty when they can."""
+    needed = 7 * (declared.weeks + 1)
+    if retention_days is None or retention_days >= needed:
+        return ""
+    return (
+        f"Never judged: anomalies.weeks ({declared.weeks}) needs {needed} days of traces, and archive.retention_days "
+        f"({retention_days}) keeps fewer; raise that, lower anomalies.weeks, or set anomalies.enabled: false."
+    )
+
+
 def page_of(trace_id: str, experiment_id: str) -> str:
     """The trace's page in MLflow; empty where MLflow has no pages."""
     path = f"experiments/{quote(experiment_id or '', safe='')}/traces?selectedEvaluationId={quote(trace_id, safe='')}"

@@ -5,7 +5,7 @@ Add here: something its materialization should say. Not here: reading and writin
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from lifecycle_assets.monitoring.day_step import DayStep
@@ -30,7 +30,8 @@ SELECT 'assessments', count(*), count(DISTINCT (trace_id, assessment_id)) FROM a
 def archived_traces(step: DayStep) -> Outcome:
     """Bring the day's rows of `traces`, `spans` and `assessments` up to date, and count them.
 
-    A day of which rows are missing that were written is compared as a whole at once, and so restored.
+    A day of which rows are missing that were written is compared as a whole at once, and so restored. Of rows that are
+    there twice, as another program may leave them, one is kept.
     """
     prefix, sql = step.agent.spec.table_prefix, step.gateways["sql"]
     archived = _archive(step)
@@ -39,6 +40,10 @@ def archived_traces(step: DayStep) -> Outcome:
     if lost:
         step.progress(f"{step.day}: rows of {', '.join(lost)} are gone from the table; the day is compared as a whole")
         archived = _archive(step, anew=True)
+        counts, doubled = count_rows(sql, prefix, step.day)
+    archive: Archive = step.gateways["archive"]
+    removed = {name: archive.undouble_day(prefix, name, step.day) for name in doubled}
+    if any(removed.values()):
         counts, doubled = count_rows(sql, prefix, step.day)
     record = ArchiveRecord(
         day=step.day.isoformat(),
@@ -64,14 +69,18 @@ def archived_traces(step: DayStep) -> Outcome:
         },
         checks=[
             _expired_check(step) or complete_check(archived, counts["traces"]),
-            Check(
-                "no_duplicates",
-                not doubled,
-                f"More rows than keys in {', '.join(doubled)}." if doubled else "One row a key.",
-            ),
+            Check("no_duplicates", not doubled, _said_of_doubles(doubled, removed)),
         ],
         record=record.to_json(),
     )
+
+
+def _said_of_doubles(doubled: Sequence[str], removed: Mapping[str, int]) -> str:
+    """What the check says: rows that are there twice, or were until now."""
+    if doubled:
+        return f"More rows than keys in {', '.join(doubled)}: see which program writes there, then run the day again."
+    went = ", ".join(f"{rows} of {name}" for name, rows in sorted(removed.items()) if rows)
+    return f"One row a key, after rows that were there twice were removed: {went}." if went else "One row a key."
 
 
 def _archive(step: DayStep, *, anew: bool = False) -> ArchivedDay:

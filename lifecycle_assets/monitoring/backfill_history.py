@@ -22,8 +22,8 @@ from lifecycle_assets.records import ScorerVersion, ScoresRecord, digest
 USD, TRACES, REASON = "lifecycle/backfill_usd", "lifecycle/backfill_traces", "lifecycle/backfill_reason"
 """Tags of a run: what it may take at most, and why it was asked for."""
 
-SET, FACT, OWED = "lifecycle/backfill_set", "lifecycle/backfill_fact", "lifecycle/backfill_owed"
-"""Tags of a run: the scorers it was planned for, what exactly it was planned from, calls its day owed before it."""
+SET, FACT, ANSWERED = "lifecycle/backfill_set", "lifecycle/backfill_fact", "lifecycle/backfill_answered"
+"""Tags of a run: the scorers it was planned for, what exactly it was planned from, calls of its day answered before."""
 
 CANARY, BY = "lifecycle/backfill_canary", "lifecycle/backfill_by"
 """Tags of a run: whether it goes before the rest, who asked for it."""
@@ -63,7 +63,7 @@ class AskedRun:
     by: str
     usd: float
     traces: int
-    owed: int
+    answered: int
     status: dg.DagsterRunStatus
 
     @property
@@ -83,12 +83,12 @@ def set_of(scorers: Sequence[ScorerVersion]) -> str:
 
 
 def tags_of(
-    day: DayPlan, *, scorers: str, registered: str, owed: int, reasons: Sequence[str], is_canary: bool, by: str
+    day: DayPlan, *, scorers: str, registered: str, answered: int, reasons: Sequence[str], is_canary: bool, by: str
 ) -> dict[str, str]:
     """The tags of the run of one planned day.
 
     `scorers` is `set_of` the backfill's scorers, `registered` the digest of the registered ones, which is another one
-    each time a source changes there and back; `owed` are the calls the day owes before the run.
+    each time a source changes there and back; `answered` are the day's calls that have their answer before the run.
     """
     return {
         USD: f"{day.usd:.6f}",
@@ -96,7 +96,7 @@ def tags_of(
         REASON: ",".join(sorted(set(reasons))),
         SET: scorers,
         FACT: digest([scorers, registered, day.day, day.scorers, day.calls, day.is_cut]),
-        OWED: str(owed),
+        ANSWERED: str(answered),
         CANARY: str(is_canary).lower(),
         BY: by,
     }
@@ -186,6 +186,6 @@ def _asked(run: dg.DagsterRun) -> AskedRun:
         run.tags.get(BY, ""),
         number(USD),
         int(number(TRACES)),
-        int(number(OWED)),
+        int(number(ANSWERED)),
         run.status,
     )

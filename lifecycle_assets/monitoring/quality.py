@@ -25,7 +25,7 @@ ROWS = 1_000_000
 """Rows one statement may answer with: 20 scorers, 5 tags of 200 values, and samples of their means stay below it."""
 
 VALUE_CHARACTERS = 60
-"""Characters of a tag's value in a metric's name; a longer one ends in a digest of the whole."""
+"""Characters of a tag's value in a metric's name at most; one of so many or more ends in a digest of the whole."""
 
 REST = "other"
 """Stands for all values of a tag that have no slice of their own; a value that reads so is written %6Fther."""
@@ -137,7 +137,7 @@ def slice_name(tag: str, value: str | None) -> str:
     if value is None:
         return f"{{{tag}={REST}}}"
     escaped = "%6Fther" if value == REST else quote(value, safe="")
-    if len(escaped) > VALUE_CHARACTERS:
+    if len(escaped) >= VALUE_CHARACTERS:  # So that no shorter value reads like one that was cut.
         escaped = f"{escaped[: VALUE_CHARACTERS - 9]}~{digest(value, length=8)}"
     return f"{{{tag}={escaped}}}"
 

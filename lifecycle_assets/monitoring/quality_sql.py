@@ -112,10 +112,14 @@ FROM (
     SELECT trace_date, metric, value, n, ci_low, ci_high,
         split_part(metric, '{', 1) IN ('traces', 'feedback') OR split_part(metric, '{', 1) LIKE '%/sum' AS summed
     FROM quality_metrics WHERE n > 0 AND trace_date > ? AND trace_date <= ?
+        AND (metric = split_part(metric, '{', 1) OR list_contains(?, metric))
 ) q
 GROUP BY trace_date, metric, summed ORDER BY metric, day
 """
-"""Days after the first, up to the second: counts and sums over the models, the rest averaged by what they rest on."""
+"""Days after the first, up to the second: counts and sums over the models, the rest averaged by what they rest on.
+
+Of slices, which may be tens of thousands of numbers a day, only those that are listed.
+"""
 
 
 def statements(day: date, slices: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, list[Any]]]:

@@ -5,20 +5,21 @@ Add here: something its materialization should say.
 Not here: counting (`quality.py`), rules (`alert_rules.py`), anomalies (`anomaly_step.py`).
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from lifecycle_assets.monitoring.alert_rules import hold, waiting_for
 from lifecycle_assets.monitoring.anomalies import CHECKS
-from lifecycle_assets.monitoring.anomaly_step import anomaly_checks
+from lifecycle_assets.monitoring.anomaly_step import anomaly_checks, never_judged
 from lifecycle_assets.monitoring.coverage import awaited, coverage_rows
 from lifecycle_assets.monitoring.day_step import DayStep
-from lifecycle_assets.monitoring.quality import daily_rows
+from lifecycle_assets.monitoring.quality import ROWS, daily_rows
 from lifecycle_assets.monitoring.quality_sql import HISTORY_SQL
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchivedUntil, ScoresRecord, digest
-from lifecycle_assets.retention import is_expired, today
+from lifecycle_assets.retention import is_expired, oldest_scored, today
+from lifecycle_assets.spec import AlertRule
 from lifecycle_assets.text import lines_plot, table
 from resources.archive.row_changes import Written
 from resources.needs import Archive, ModelRegistry, SqlEngine
@@ -61,10 +62,7 @@ def quality_metrics(step: DayStep) -> Outcome:
     if is_kept and (given := step.inputs.get("trace_scores")):
         archive.replace_day(prefix, "scorer_days", day, coverage_rows(ScoresRecord.from_json(given), day))
     step.progress(f"{day}: {len(rows)} numbers, {written.inserted + written.updated} of them new or changed")
-    history = sql.query(prefix, HISTORY_SQL, [day - timedelta(days=PLOT_DAYS), day], limit=100_000).dicts()
-    series: dict[str, list[tuple[str, float, float | None, float | None]]] = {}
-    for row in history:
-        series.setdefault(row["metric"], []).append((row["day"], row["value"], row["low"], row["high"]))
+    series = history(sql, prefix, day, agent.spec.alerts.rules)
     waiting = waits(step, scorer_prefix)
     checks = []
     for rule in agent.spec.alerts.rules:
@@ -72,7 +70,9 @@ def quality_metrics(step: DayStep) -> Outcome:
         breach = hold(rule, values, day.isoformat(), awaited=waiting_for(rule.metric, waiting))
         checks.append(Check(rule.name, not breach.breached, breach.sentence, is_error=not breach.unknown))
     compared, page = _anomalies(step, sql, scorer_prefix, waiting)
-    shown = {name: series[name] for name in sorted(series) if "{" not in name and _is_drawn(name)}
+    since = (day - timedelta(days=PLOT_DAYS)).isoformat()
+    drawn = {name: [point for point in series[name] if point[0] > since] for name in series if "{" not in name}
+    shown = {name: drawn[name] for name in sorted(drawn) if drawn[name] and _is_drawn(name)}
     listed = sorted(rows, key=lambda row: ("{" in row["metric"], row["model_id"], row["metric"]))[:SHOWN]
     return Outcome(
         data_version=digest(rows),
@@ -84,15 +84,32 @@ def quality_metrics(step: DayStep) -> Outcome:
                 ["version", "metric", "value", "n", "low", "high"],
                 [(r["version"], r["metric"], r["value"], r["n"], r["ci_low"], r["ci_high"]) for r in listed],
             ),
-            **({"plot": lines_plot(f"{agent.name}, last {PLOT_DAYS} days", shown, unit="value")} if shown else {}),
+            **({"plot": lines_plot(f"{agent.name}, {PLOT_DAYS} days to {day}", shown, unit="value")} if shown else {}),
             **page,
         },
         checks=[*checks, *compared],
     )
 
 
+def history(
+    sql: SqlEngine, prefix: str, day: date, rules: Sequence[AlertRule]
+) -> dict[str, list[tuple[str, float, float | None, float | None]]]:
+    """Metric to its last days, oldest first: `(day, value, low, high)`; as many days as a rule or the picture needs.
+
+    Numbers of all traces, and of slices those that a rule is about.
+    """
+    days = max([PLOT_DAYS, *(rule.n for rule in rules)])
+    values = [day - timedelta(days=days), day, [rule.metric for rule in rules]]
+    series: dict[str, list[tuple[str, float, float | None, float | None]]] = {}
+    for row in sql.query(prefix, HISTORY_SQL, values, limit=ROWS).dicts():
+        series.setdefault(row["metric"], []).append((row["day"], row["value"], row["low"], row["high"]))
+    return series
+
+
 def waits(step: DayStep, scorer_prefix: str) -> dict[str, str]:
     """Declared scorer to why its numbers of the day are not to be judged yet, empty where they are."""
+    if step.day < oldest_scored(step.agent.spec.archive, today()):
+        return {}  # No score will come.
     given = step.inputs.get("trace_scores")
     coverage: Mapping[str, Any] = ScoresRecord.from_json(given).coverage if given else {}
     target, found = step.agent.spec.monitoring.coverage, {}
@@ -112,6 +129,8 @@ def _anomalies(
     spec, given = step.agent.spec, step.inputs.get("archived_traces")
     if not spec.anomalies.enabled:
         return [], {}
+    if never := never_judged(spec.anomalies, spec.archive.retention_days):
+        return [Check(name, False, never, is_error=False) for name in CHECKS], {}
     if not given:
         why = (
             f"Not judged: {step.agent.name}/archived_traces has not run for {step.day}; run {step.agent.name}_monitor."

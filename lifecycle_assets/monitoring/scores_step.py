@@ -12,6 +12,7 @@ from lifecycle_assets.monitoring.day_step import DayStep
 from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ScorersRecord, ScoresRecord, digest
+from lifecycle_assets.retention import oldest_scored, today
 from lifecycle_assets.text import plain, table
 from resources.needs import Scoring
 from resources.scoring.scoring import DayScores, ScoreLimits
@@ -21,7 +22,14 @@ COUNTS = ("sampled", "scored", "errored", "waiting", "on_time")
 
 
 def trace_scores(step: DayStep) -> Outcome:
-    """Close the gaps of the day's scores. Inputs: the record of `registered_scorers`, and `limits` of this run."""
+    """Close the gaps of the day's scores. Inputs: the record of `registered_scorers`, and `limits` of this run.
+
+    A day that is older than what is kept is left alone, and so is what was recorded of it.
+    """
+    oldest = oldest_scored(step.agent.spec.archive, today())
+    if step.day < oldest:
+        why = f"Before {oldest}, the oldest day archive.retention_days and archive.store_retention keep: not scored."
+        return Outcome(digest([step.day.isoformat(), "not kept"]), {}, [Check("coverage", True, why)])
     scoring: Scoring = step.gateways["scoring"]
     registered = ScorersRecord.from_json(step.inputs["registered_scorers"])
     limits = ScoreLimits.from_json(step.inputs["limits"])

@@ -10,15 +10,15 @@ between two commits, a batch leaves children without their trace; their number, 
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from resources.archive.row_changes import without_held
-from resources.archive.snapshots import ArchiveTables
+from resources.archive.snapshots import ARCHIVED, ArchiveTables
 from resources.arrow_compute import compute
 from resources.reading.trace_reader import PAGE, Batch, Quarantined, TraceReader
 from resources.redaction import Redaction
@@ -35,10 +35,15 @@ _AHEAD = 1  # Pages read before they are asked for; the readers read ahead thems
 
 @dataclass
 class Appended:
-    """What a stream of new traces came to: rows by table, and the traces that could not be written."""
+    """What a stream of new traces came to: rows by table, ids of the traces, and those that could not be written."""
 
-    rows: dict[str, int]
-    quarantined: list[Quarantined]
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ARCHIVED, 0))
+    trace_ids: "list[pa.Array]" = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+
+Last = Callable[[Appended, "pa.Table"], tuple[Mapping[date, int], Mapping[str, int]]]
+"""What the last commit of traces carries, given all that was appended, these traces among it: batch and notes."""
 
 
 def append_new(
@@ -47,17 +52,19 @@ def append_new(
     listing: "pa.Table",
     redact: Redaction,
     progress: Callable[[int], None],
+    last: Last,
 ) -> Appended:
     """Append the traces of a listing, none of which the tables hold, spans and assessments first.
 
-    `progress` hears how many traces are written so far. Raises what the reader raises, after whole batches.
+    `progress` hears how many traces are written so far; `last` is asked before the last commit of traces, unless no
+    trace of the last batch made rows. Raises what the reader raises, after whole batches.
     """
-    done = Appended(dict.fromkeys(("spans", "assessments", "traces"), 0), [])
+    done = Appended()
     parts = [listing.slice(start, BATCH_TRACES) for start in range(0, listing.num_rows, BATCH_TRACES)]
     streams = [(listing, len(parts))] if BATCH_TRACES % PAGE == 0 else [(part, 1) for part in parts]
     with _ReadAhead(reader, streams, redact) as pages:
         for part in parts:
-            _append_batch(tables, pages.part(), days_of(part), done)
+            _append_batch(tables, pages.part(), days_of(part), done, last if part is parts[-1] else None)
             progress(done.rows["traces"])
     return done
 
@@ -79,7 +86,9 @@ def stamped(traces: "pa.Table") -> "pa.Table":
     return traces.set_column(place, "archived_at", moment)
 
 
-def _append_batch(tables: ArchiveTables, pages: Iterator[Batch], days: Sequence[date], done: Appended) -> None:
+def _append_batch(
+    tables: ArchiveTables, pages: Iterator[Batch], days: Sequence[date], done: Appended, last: Last | None
+) -> None:
     import pyarrow as pa
 
     number = tables.next_batch(days)
@@ -92,13 +101,16 @@ def _append_batch(tables: ArchiveTables, pages: Iterator[Batch], days: Sequence[
         return
     assessments = pa.concat_tables([batch.assessments for batch in heads])
     # Scores of ours are there before their trace: they landed in the table first.
-    assessments = without_held(assessments, tables.keys("assessments", days), "assessments")
+    if assessments.num_rows:
+        assessments = without_held(assessments, tables.keys("assessments", days), "assessments")
     if assessments.num_rows:
         tables.append("assessments", assessments, number)
-    tables.append("traces", stamped(traces), number)
     done.rows["spans"] += stream.rows
     done.rows["assessments"] += assessments.num_rows
     done.rows["traces"] += traces.num_rows
+    done.trace_ids += traces.column("trace_id").chunks
+    batch, notes = last(done, traces) if last else (number, {})
+    tables.append("traces", stamped(traces), batch, notes)
 
 
 class _SpanStream:

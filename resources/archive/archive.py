@@ -73,6 +73,10 @@ class Archive(ABC):
     def replace_day(self, prefix: str, table: str, day: date, rows: Sequence[Mapping[str, Any]]) -> Written:
         """Make `rows` the table's rows of `day`; no commit when they already are."""
 
+    def undouble_day(self, prefix: str, table: str, day: date) -> int:
+        """Keep one row of each key of `day`; returns how many rows went. Where it cannot be done: 0."""
+        return 0
+
     @abstractmethod
     def append_once(self, prefix: str, table: str, row: Mapping[str, Any], *, key: Sequence[str]) -> bool:
         """Append `row` unless a row with the same values of `key` is there; False then."""

@@ -16,18 +16,14 @@ from resources.archive.look import Asked, LostFiles
 from resources.archive.marks import Days
 from resources.archive.row_changes import Written
 from resources.archive.run import ArchiveRun
-from resources.archive.snapshots import ARCHIVED, ArchiveTables
-from resources.archive.upsert import Upsert
-from resources.delta.days import replace_day
+from resources.delta.days import replace_day, undouble_day
 from resources.delta.table import holds, literally, open_table, rows_of_day, storage
 from resources.delta.write import Overtaken, merge_rows, retried, table_to_write
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.reading.reading import open_reader
-from resources.reading.row_batches import batch_of
 from resources.reading.trace_reader import TraceReader
-from resources.tables import PARTITION, arrow_table, columns
-from resources.trace_rows import TraceRows
+from resources.tables import arrow_table, columns
 from resources.worker import Progress
 
 if TYPE_CHECKING:
@@ -83,31 +79,13 @@ class DeltaArchive(Archive):
             if one.is_lost and one.day in lost.days:
                 raise Refused(one.said)
 
-    def upsert_day(self, prefix: str, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
-        """Bring `spans`, `assessments`, then `traces` of `day` up to the rows given; what differs is written.
-
-        An assessment of these traces that the table holds and that is not given becomes invalid. Of a trace given
-        twice the last one counts. Raises `ValueError` for a trace of another day.
-        """
-        distinct = {rows.trace["trace_id"]: rows for rows in traces}
-        strangers = [rows.trace["trace_id"] for rows in distinct.values() if rows.trace[PARTITION] != day]
-        if strangers:
-            raise ValueError(f"trace {strangers[0]} did not start on {day}")
-        if not distinct:
-            return dict.fromkeys(ARCHIVED, Written(0, 0))
-        batch = batch_of(list(distinct.values()), with_spans=True)
-
-        def attempt() -> dict[str, Written]:
-            tables = ArchiveTables(self._platform, prefix, str(batch.traces.column("experiment_id")[0]))
-            upsert = Upsert(tables, Days(day, day), batch.traces.column("trace_id"), whole=True)
-            upsert.write([batch])
-            return upsert.written
-
-        return retried(self._platform.table_uri(f"{prefix}traces"), attempt)
-
     def replace_day(self, prefix: str, table: str, day: date, rows: Sequence[Mapping[str, Any]]) -> Written:
         """See `Archive.replace_day`. The whole day is one commit, so readers see the old rows or the new ones."""
         return replace_day(self._platform.table_uri(prefix + table), table, day, rows)
+
+    def undouble_day(self, prefix: str, table: str, day: date) -> int:
+        """See `Archive.undouble_day`."""
+        return undouble_day(self._platform.table_uri(prefix + table), table, day)
 
     def append_once(self, prefix: str, table: str, row: Mapping[str, Any], *, key: Sequence[str]) -> bool:
         """See `Archive.append_once`.

@@ -109,9 +109,9 @@ class Look:
             return None
         files = self._tables.files("traces", days)
         counts = {"traces": sum(one.rows for one in files.values())}
-        counts |= {table: notes.get(table, days) for table in CHILDREN}
         if noted != marks.done_digest(state, rules, counts["traces"]):
             return None
+        counts |= {table: notes.get(table, days) for table in CHILDREN}
         # Of more days than one the log of `traces` does not say which have spans.
         looked_at = [table for table, n in counts.items() if n and (table == "traces" or days.first == days.last)]
         if any(self._folder_is_gone(table, files) for table in looked_at):
@@ -137,7 +137,7 @@ class Look:
         files, held_days = by_table["traces"], set().union(*by_table.values())
         anew = {day for day in held_days if self._asked.anew or self._needs_all(day, by_table, rules)}
         compared = min((self.notes.get(marks.COMPARED, day) for day in files), default=0)
-        fresh = started_ms - compared < COMPARE_EVERY_MS
+        fresh = 0 <= started_ms - compared < COMPARE_EVERY_MS  # Below 0 a clock was wrong.
         large = sum(one.rows for one in files.values()) > min(self._reader.cheap_listing, ALWAYS_COMPARED)
         newest = max((one.newest_ms for one in files.values()), default=0)
         touched = self._touched(set(files) - anew)
@@ -165,7 +165,7 @@ class Look:
         return self._tables.select("traces", query, names).to_pylist()
 
     def _refuse_strangers(self) -> None:
-        others = marks.strangers(self._tables.held("traces"), self._asked.experiment_id)
+        others = marks.strangers(self._tables.log("traces"), self._asked.experiment_id)
         if others:
             raise Refused(
                 f"{self._asked.prefix}traces holds traces of experiment {', '.join(others)[:80]}, and this agent's "

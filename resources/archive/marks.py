@@ -21,6 +21,7 @@ from resources.redaction import Redaction
 from resources.tables import PARTITION
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from deltalake import DeltaTable
 
 BATCH = "archive"
@@ -79,17 +80,23 @@ class Files:
     rows: int = 0
     newest_ms: int = 0
 
+    def __add__(self, other: "Files") -> "Files":
+        return Files(self.rows + other.rows, max(self.newest_ms, other.newest_ms))
+
 
 class Notes:
-    """The notes on one experiment in one snapshot of a table; 0 where nothing was noted."""
+    """The notes on one experiment in one snapshot of a table; 0 where nothing was noted. Each is looked up once."""
 
     def __init__(self, target: "DeltaTable | None", experiment_id: str) -> None:
         self._target, self._experiment_id = target, experiment_id
+        self._found: dict[str, int] = {}
 
     def get(self, kind: str, day: date | Days) -> int:
         """The number noted of a day."""
         name = self.name(kind, day)
-        return 0 if self._target is None else self._target.transaction_version(name) or 0
+        if name not in self._found:
+            self._found[name] = 0 if self._target is None else self._target.transaction_version(name) or 0
+        return self._found[name]
 
     def name(self, kind: str, day: date | Days) -> str:
         """The application id of a note."""
@@ -106,13 +113,21 @@ def done_digest(state: int, rules: int, rows: int) -> int:
     return _number([state, rules, rows]) if state else 0
 
 
-def files_by_day(target: "DeltaTable | None", days: Days) -> dict[date, Files]:
-    """The days of the range that the table has files of, by the statistics in its log."""
+def log_of(target: "DeltaTable | None") -> "pa.Table | None":
+    """The log's entries on files, in one snapshot; None without any."""
+    import pyarrow as pa
+
     if target is None:
+        return None
+    table = pa.table(target.get_add_actions(flatten=True))
+    return table if table.num_rows and "num_records" in table.column_names else None
+
+
+def files_by_day(log: "pa.Table | None", days: Days) -> dict[date, Files]:
+    """The days of the range that the table has files of, by the statistics in its log."""
+    if log is None:
         return {}
-    table = _files(target, days)
-    if table is None:
-        return {}
+    table = _of_days(log, days)
     newest = [None] * table.num_rows
     if "max.request_time" in table.column_names:
         newest = table.column("max.request_time").to_pylist()
@@ -120,39 +135,30 @@ def files_by_day(target: "DeltaTable | None", days: Days) -> dict[date, Files]:
     for day, rows, latest in zip(
         table.column(f"partition.{PARTITION}").to_pylist(), table.column("num_records").to_pylist(), newest, strict=True
     ):
-        known = found.get(day, Files())
-        found[day] = Files(known.rows + (rows or 0), max(known.newest_ms, epoch_ms(latest)))
+        found[day] = found.get(day, Files()) + Files(rows or 0, epoch_ms(latest))
     return found
 
 
-def strangers(target: "DeltaTable | None", experiment_id: str) -> list[str]:
+def strangers(log: "pa.Table | None", experiment_id: str) -> list[str]:
     """Experiments other than this one whose traces the table holds, as far as the log says."""
-    table = None if target is None else _files(target)
-    if table is None or "min.experiment_id" not in table.column_names:
+    pc = compute()
+
+    if log is None or "min.experiment_id" not in log.column_names:
         return []
-    found = {*table.column("min.experiment_id").to_pylist(), *table.column("max.experiment_id").to_pylist()}
+    found = {one for end in ("min", "max") for one in pc.unique(log.column(f"{end}.experiment_id")).to_pylist()}
     return sorted(found - {None, experiment_id})
 
 
-def paths_of(target: "DeltaTable", days: Days) -> list[str]:
+def paths_of(log: "pa.Table", days: Days) -> list[str]:
     """The files that hold these days, below the table's folder."""
-    table = _files(target, days)
-    return [] if table is None else [unquote(path) for path in table.column("path").to_pylist()]
+    return [unquote(path) for path in _of_days(log, days).column("path").to_pylist()]
 
 
-def _files(target: "DeltaTable", days: Days | None = None) -> Any:
-    """The log's entries on files; None without any."""
-    import pyarrow as pa
-
+def _of_days(log: "pa.Table", days: Days) -> "pa.Table":
     pc = compute()
 
-    table = pa.table(target.get_add_actions(flatten=True))
-    if not table.num_rows or "num_records" not in table.column_names:
-        return None
-    if days is None:
-        return table
-    day = table.column(f"partition.{PARTITION}")
-    return table.filter(pc.and_(pc.greater_equal(day, days.first), pc.less_equal(day, days.last)))
+    day = log.column(f"partition.{PARTITION}")
+    return log.filter(pc.and_(pc.greater_equal(day, days.first), pc.less_equal(day, days.last)))
 
 
 def _number(said: Any) -> int:

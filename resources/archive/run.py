@@ -2,7 +2,7 @@
 
 Lives here: the order of steps, and which traces each step is about.
 Add here: a step.
-Not here: looking (`look.py`), rows (`append.py`, `upsert.py`), trying again
+Not here: looking (`look.py`), rows (`append.py`, `upsert.py`), counting and notes (`ending.py`), trying again
 (`delta_archive.py`).
 
 The last commit to `traces` carries the notes: a run that is killed before it leaves the notes of the run before, so
@@ -10,24 +10,21 @@ the next one looks at the same again, and finds most of it held. What comes to t
 its state another one than was noted, and so the next run looks.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
+from collections.abc import Iterable
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from resources.archive import marks
-from resources.archive.append import append_new
+from resources.archive.append import Appended, append_new
 from resources.archive.archive import ArchivedDay
-from resources.archive.look import MARK, Asked, Look, Seen
-from resources.archive.marks import Files
+from resources.archive.ending import Ending
+from resources.archive.look import Asked, Look, Seen
 from resources.archive.quarantine import Quarantine
-from resources.archive.row_changes import Written
-from resources.archive.snapshots import ARCHIVED, ArchiveTables
+from resources.archive.snapshots import ArchiveTables
 from resources.archive.upsert import Upsert
 from resources.arrow_compute import compute
 from resources.platform import Platform
 from resources.reading.trace_reader import TraceReader
-from resources.tables import arrow_schema
 from resources.worker import Progress
 
 if TYPE_CHECKING:
@@ -57,8 +54,8 @@ class ArchiveRun:
             return unchanged
         seen = self._look.seen(self._rules)
         self._upsert(seen)
-        appended = self._append(seen, self._new(seen))
-        archived = self._close(state, seen, self._absent(seen, wrote=appended))
+        ending = Ending(self._tables, self._look, self._quarantine, self._days, state, self._rules, seen)
+        archived = ending.archived(self._append(seen, self._new(seen), ending))
         self._tables.compact(self._days)
         return archived
 
@@ -66,9 +63,8 @@ class ArchiveRun:
         """Traces the table holds: all of a day, or those that were touched, or their heads."""
         pc = compute()
 
-        touched = seen.touched.heads | seen.touched.spans
         known = _among(seen.listing.traces, seen.held)
-        missed = touched - set(known.column("trace_id").to_pylist())
+        missed = (seen.touched.heads | seen.touched.spans) - set(seen.listing.ids)
         if missed and seen.since_ms > self._days.since_ms:
             known = _with_rows(known, self._look.held_heads(sorted(missed)))
         if not known.num_rows:
@@ -107,107 +103,31 @@ class ArchiveRun:
         quarantine.tried(new.column("trace_id").to_pylist())
         return new
 
-    def _append(self, seen: Seen, new: "pa.Table") -> bool:
-        """Append what is new; whether there was anything. Of a day with an interrupted batch, spans may be there."""
+    def _append(self, seen: Seen, new: "pa.Table", ending: Ending) -> Appended:
+        """Append what is new. Of a day with an interrupted batch, spans may be there."""
         if not new.num_rows:
-            return False
+            return Appended()
         orphans = self._orphans(seen, new)
         if orphans.num_rows:
             self._progress(f"{self._days}: {orphans.num_rows:,} traces of an interrupted batch are completed")
             self._bring(seen, orphans, whole=True)
+            seen.held = self._tables.ids("traces", self._days, since_ms=seen.since_ms)
             new = _except(new, orphans.column("trace_id"))
         total = new.num_rows
-        done = append_new(
+        return append_new(
             self._tables,
             self._reader,
             new,
             self._asked.redact,
             lambda so_far: self._progress(f"{self._days}: {so_far:,} of {total:,} new traces archived"),
+            ending.with_traces,
         )
-        self._quarantine.note(done.quarantined)
-        for table, rows in done.rows.items():
-            seen.written[table] += Written(rows, 0)
-        return True
 
     def _orphans(self, seen: Seen, new: "pa.Table") -> "pa.Table":
         """New traces whose spans are there already: a batch was interrupted, or rows were deleted by hand."""
         if not any(day in seen.anew or self._tables.interrupted(day) for day in self._days):
             return new.slice(0, 0)
         return _among(new, self._tables.ids("spans", self._days))
-
-    def _absent(self, seen: Seen, *, wrote: bool) -> tuple[str, ...]:
-        """Listed traces the table lacks, but for those in quarantine and those deleted from MLflow meanwhile."""
-        held = seen.held
-        if wrote:
-            self._tables.newest("traces")
-            held = self._tables.ids("traces", self._days, since_ms=seen.since_ms)
-        lacking = set(_except(seen.listing.traces, held).column("trace_id").to_pylist()) - set(self._quarantine.now)
-        return tuple(sorted(lacking & set(self._look.listing(seen.since_ms).ids))) if lacking else ()
-
-    def _close(self, state: int, seen: Seen, absent: tuple[str, ...]) -> ArchivedDay:
-        """Count, note, and say what came of it."""
-        self._quarantine.write()
-        files = {table: self._tables.files(table, self._days) for table in ARCHIVED}
-        quarantined = Counter(row["trace_date"] for row in self._quarantine.now.values())
-        if seen.since_ms == self._days.since_ms:
-            settled = _by_day(seen.listing.traces)
-        else:
-            held = {day: files["traces"].get(day, Files()).rows for day in self._days}
-            settled = Counter(held) + quarantined + Counter({self._days.first: len(absent)})
-        known = 0 if absent or seen.listing.unsettled else state
-        if files["traces"] and self._has_something_to_note(known, seen, files):
-            self._note(known, seen, files, settled, quarantined)
-        return ArchivedDay(
-            settled=sum(settled.values()),
-            absent=absent,
-            written=seen.written,
-            newest_ms=max((one.newest_ms for one in files["traces"].values()), default=0),
-            quarantined=sum(quarantined.values()),
-            rows={table: _rows(found) for table, found in files.items()},
-        )
-
-    def _has_something_to_note(self, state: int, seen: Seen, files: Mapping[str, Mapping[date, Files]]) -> bool:
-        """Not when nothing was written and the next run would learn nothing: then there is no commit."""
-        done = marks.done_digest(state, self._rules, _rows(files["traces"]))
-        newly = bool(done) and done != self._look.notes.get(marks.DONE, self._days)
-        written = any(one != Written(0, 0) for one in seen.written.values())
-        torn = any(self._tables.interrupted(day) for day in self._days)
-        return newly or written or torn or bool(seen.anew) or (seen.compare and seen.large)
-
-    def _note(
-        self,
-        state: int,
-        seen: Seen,
-        files: Mapping[str, Mapping[date, Files]],
-        settled: Mapping[date, int],
-        quarantined: Mapping[date, int],
-    ) -> None:
-        """The commit that ends a run: numbers of the batches, and the notes on every day that has traces."""
-        name, days = self._look.notes.name, list(files["traces"])
-        always = {marks.RULES: self._rules} | {MARK + mark: n for mark, n in seen.touched.marks.seen.items()}
-        if seen.compare or not seen.files:
-            always[marks.COMPARED] = seen.started_ms
-        notes: dict[str, int] = {}
-        for part, held in [*((day, [day]) for day in days), (self._days, days)]:
-            rows = {table: _rows({day: files[table].get(day, Files()) for day in held}) for table in ARCHIVED}
-            said = rows | {
-                marks.DONE: marks.done_digest(state, self._rules, rows["traces"]),
-                marks.SETTLED: sum(settled[day] for day in held),
-                marks.QUARANTINED: sum(quarantined[day] for day in held),
-            }
-            notes |= {name(kind, part): number for kind, number in (always | said).items()}
-        self._tables.append("traces", arrow_schema("traces").empty_table(), self._tables.next_batch(days), notes)
-
-
-def _rows(files: Mapping[date, Files]) -> int:
-    return sum(one.rows for one in files.values())
-
-
-def _by_day(listing: "pa.Table") -> Counter[date]:
-    pc = compute()
-
-    counted = pc.value_counts(pc.divide(listing.column("request_ms"), _DAY_MS)).to_pylist()
-    return Counter({_EPOCH + timedelta(days=one["values"]): one["counts"] for one in counted})
 
 
 def _among(listing: "pa.Table", trace_ids: Any) -> "pa.Table":

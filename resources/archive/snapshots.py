@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resources.archive.marks import BATCH, Days, Files, Notes, files_by_day, paths_of
+from resources.archive.marks import BATCH, Days, Files, Notes, files_by_day, log_of, paths_of
 from resources.delta.compaction import compact_busy_days
 from resources.delta.table import open_table
 from resources.delta.write import Overtaken, append_rows, merge_rows, table_to_write
@@ -37,6 +37,8 @@ class ArchiveTables:
         self._platform, self._prefix, self._experiment_id = platform, prefix, experiment_id
         self._opened: dict[str, DeltaTable | None] = {}
         self._numbers: dict[tuple[str, date], int] = {}
+        self._notes: dict[str, tuple[int, Notes]] = {}
+        self._logs: dict[str, tuple[int, pa.Table | None]] = {}
 
     def held(self, table: str) -> "DeltaTable | None":
         """The table as it was when first asked for; None when it was not there."""
@@ -55,18 +57,28 @@ class ArchiveTables:
 
     def notes(self, table: str) -> Notes:
         """The notes of the snapshot that is open."""
-        return Notes(self.held(table), self._experiment_id)
+        version = self._version(table)
+        if table not in self._notes or self._notes[table][0] != version:
+            self._notes[table] = version, Notes(self.held(table), self._experiment_id)
+        return self._notes[table][1]
+
+    def log(self, table: str) -> "pa.Table | None":
+        """See `log_of`, of the snapshot that is open."""
+        version = self._version(table)
+        if table not in self._logs or self._logs[table][0] != version:
+            self._logs[table] = version, log_of(self.held(table))
+        return self._logs[table][1]
 
     def files(self, table: str, days: Days) -> dict[date, Files]:
         """See `files_by_day`, of the snapshot that is open."""
-        return files_by_day(self.held(table), days)
+        return files_by_day(self.log(table), days)
 
     def lost(self, table: str, days: Days) -> list[str]:
         """Files of these days that the log lists and that are gone; known only of tables in folders."""
-        target, where = self.held(table), Path(self._where(table).removeprefix("file://"))
-        if target is None or not where.is_absolute():
+        log, where = self.log(table), Path(self._where(table).removeprefix("file://"))
+        if log is None or not where.is_absolute():
             return []
-        return [path for path in paths_of(target, days) if not (where / path).exists()]
+        return [path for path in paths_of(log, days) if not (where / path).exists()]
 
     def number(self, table: str, day: date) -> int:
         """The last batch of a day when this archiving first looked, or the one it wrote since."""
@@ -155,7 +167,7 @@ class ArchiveTables:
     def _guarded(self, table: str, batch: Mapping[date, int]) -> "DeltaTable":
         expected = {day: self.number(table, day) for day in batch}
         target = self.held(table) or self.newest(table)
-        now = Notes(target, self._experiment_id)
+        now = self.notes(table)
         if any(now.get(BATCH, day) != number for day, number in expected.items()):
             raise Overtaken(f"{self._prefix}{table}")
         return target
@@ -165,6 +177,11 @@ class ArchiveTables:
 
     def _wrote(self, table: str, batch: Mapping[date, int]) -> None:
         self._numbers |= {(table, day): number for day, number in batch.items()}
+
+    def _version(self, table: str) -> int:
+        """The version of the snapshot that is open, -1 without a table."""
+        target = self.held(table)
+        return -1 if target is None else target.version()
 
     def _where(self, table: str) -> str:
         return self._platform.table_uri(self._prefix + table)

@@ -38,6 +38,7 @@ class Upsert:
         self._tables, self._days, self._trace_ids, self._whole = tables, days, trace_ids, whole
         self._is_few = not whole and len(trace_ids) <= FEW
         self._held: dict[str, pa.Table] = {}
+        self._is_later = False
         self.written = dict.fromkeys(ARCHIVED, Written(0, 0))
 
     def write(self, batches: Iterable[Batch]) -> None:
@@ -54,6 +55,7 @@ class Upsert:
     def _write(self, batches: list[Batch]) -> None:
         import pyarrow as pa
 
+        self._is_later = "assessments" in self._held
         if self._whole:
             self._into("spans", pa.concat_tables([batch.spans for batch in batches if batch.spans is not None]))
         traces = pa.concat_tables([batch.traces for batch in batches])
@@ -67,13 +69,16 @@ class Upsert:
 
         compare = few_changes if self._is_few else changes
         found = compare(source, self._held_of(table), table, self._names(table))
-        self.written[table] += Written(found.new.num_rows, found.changed.num_rows)
+        # A score lands in the table first, so one of a page that was read after the rows held may be there by now.
+        is_old = table == "assessments" and self._is_later and found.new.num_rows
+        new = without_held(found.new, self._tables.keys(table, _days_in(found.new)), table) if is_old else found.new
+        self.written[table] += Written(new.num_rows, found.changed.num_rows)
         if found.changed.num_rows:
-            rows = pa.concat_tables([found.new, found.changed])
+            rows = pa.concat_tables([new, found.changed])
             keep = () if self._whole or table != "traces" else _PAYLOAD
             self._tables.merge(table, rows, KEYS[table], self._tables.next_batch(_days_in(rows)), keep)
-        elif found.new.num_rows:
-            self._tables.append(table, found.new, self._tables.next_batch(_days_in(found.new)))
+        elif new.num_rows:
+            self._tables.append(table, new, self._tables.next_batch(_days_in(new)))
 
     def _gone(self, source: "pa.Table", trace_ids: "pa.ChunkedArray") -> "pa.Table":
         """Rows that become invalid: the table holds them, and MLflow no longer does."""

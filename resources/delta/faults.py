@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from lifecycle_assets.refused import Refused
-from resources.tables import TABLES
+from resources.tables import PARTITION, TABLES, is_partitioned
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -94,6 +94,7 @@ def sound(where: str) -> Generator[None]:
 def _of_file(text: str, where: str) -> str | None:
     """What to say of a Parquet file that is gone or broken."""
     found = _FILE.search(unquote(text))
+    text = _FILE.sub("", unquote(text))  # Every name says how its file is packed.
     place = f"{found[1]}/{found[2]}" if found and found[2] != "_delta_log" else where
     if found and "=" in found[2]:
         place, name = found[1], f"{found[2]}/{found[3]}"
@@ -128,6 +129,12 @@ def require_sound(target: "DeltaTable", where: str) -> None:
     table = table_at(where)
     if not table:
         return
+    kept_by, wanted_by = target.metadata().partition_columns, [PARTITION] if is_partitioned(table) else []
+    if kept_by != wanted_by:
+        raise Refused(
+            f"{where}: somebody wrote the table anew, with files by {', '.join(kept_by)[:80] or 'nothing'} instead of "
+            f"{', '.join(wanted_by) or 'nothing'}; move the table's folder away and archive the days again."
+        )
     found = {field.name: _kind(field.type) for field in target.schema().fields}
     wanted = _kinds(table)
     lost = [name for name in wanted if name not in found]

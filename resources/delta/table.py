@@ -81,11 +81,6 @@ def zstd() -> Any:
     )
 
 
-def files_of_day(target: "DeltaTable", day: date) -> list[str]:
-    """The files that hold a day."""
-    return [uri for uri in target.file_uris() if f"/{PARTITION}={day}/" in uri]
-
-
 def rows_of_day(target: "DeltaTable", table: str, day: date, column: str = "") -> "pa.Table":
     """What the table holds of one day, with the table's columns and types, or one column of it."""
     import pyarrow as pa

@@ -15,12 +15,15 @@ from resources.tables import PARTITION, STATISTICS, arrow_schema, is_partitioned
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import CommitProperties, DeltaTable
+    from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 
 ATTEMPTS = 8
 """Each lost race means another writer got through, so this many in a row is no accident."""
 
 _CHECKPOINT_EVERY = 20  # Commits. Opening reads the log since the last checkpoint: 0.1 ms a commit.
+
+LOG_RETENTION = "interval 2 days"
+"""How long single commits stay in the log once a checkpoint holds them: opening a table lists the log's folder."""
 
 Result = TypeVar("Result")
 
@@ -53,6 +56,7 @@ def create_table(where: str, table: str) -> "DeltaTable":
         configuration={
             "delta.dataSkippingStatsColumns": ",".join(STATISTICS[table]),
             "delta.checkpointInterval": str(_CHECKPOINT_EVERY),
+            "delta.logRetentionDuration": LOG_RETENTION,
         },
     )
 
@@ -67,7 +71,14 @@ def append_rows(
     from deltalake import write_deltalake
 
     rows = fitted(source, target)
-    write_deltalake(target, rows, mode="append", writer_properties=zstd(), commit_properties=commit_with(transactions))
+    write_deltalake(
+        target,
+        rows,
+        mode="append",
+        writer_properties=zstd(),
+        commit_properties=commit_with(transactions),
+        post_commithook_properties=_afterwards(),
+    )
 
 
 def merge_rows(
@@ -82,6 +93,7 @@ def merge_rows(
         writer_properties=zstd(),
         streamed_exec=False,
         commit_properties=commit_with(transactions),
+        post_commithook_properties=_afterwards(),
     )
 
 
@@ -92,6 +104,16 @@ def commit_with(transactions: Mapping[str, int] | None) -> "CommitProperties | N
     from deltalake import CommitProperties, Transaction
 
     return CommitProperties(app_transactions=[Transaction(name, number) for name, number in transactions.items()])
+
+
+def _afterwards() -> "PostCommitHookProperties":
+    """What follows a commit: a checkpoint when one is due.
+
+    Looking for old entries of the log lists all of them (5 ms at 1,000), so that is left to those who rewrite days.
+    """
+    from deltalake import PostCommitHookProperties
+
+    return PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def retried(where: str, attempt: Callable[[], Result]) -> Result:

@@ -11,7 +11,8 @@ What is made here is what `trace_rows.rows_of` makes of the same trace; what is 
 from typing import TYPE_CHECKING, Any
 
 from resources.arrow_compute import compute
-from resources.reading.stored_traces import PROMOTED_FROM, Stored, promoted
+from resources.reading.database_sql import COST, USAGE
+from resources.reading.stored_traces import Stored, numbers_text
 from resources.tables import arrow_schema
 from resources.trace_rows import COPIES
 
@@ -22,6 +23,7 @@ LATEST_MS = 253_402_300_799_999
 """The last moment of the year 9999, after which Python knows no date."""
 
 _STATES = ("OK", "ERROR", "STATE_UNSPECIFIED")
+_DAY_MS = 86_400_000
 _BESIDE = ("request", "response", "archived_at")  # Columns of `traces` that are not of its head.
 
 
@@ -32,62 +34,43 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
     pc = compute()
 
     heads = stored.heads.sort_by("nth")
-    count = heads.num_rows
-    places = heads.column("nth").to_pylist()
-    of = {nth: place for place, nth in enumerate(places)}
-    odd = _odd_pairs(stored.tags) | _odd_pairs(stored.metadata)
-    columns = {name: heads.column(name).to_pylist() for name in ("state", "request_ms", "trace_name", *PROMOTED_FROM)}
-    extra: list[tuple[int, str, str]] = []
-    for place, nth in enumerate(places):
-        if columns["state"][place] not in _STATES or not 0 <= columns["request_ms"][place] <= LATEST_MS:
-            odd.add(nth)
-    for nth, *said in zip(places, *(columns[name] for name in PROMOTED_FROM), strict=True):
-        extra += ((nth, key, value) for key, value in promoted(dict(zip(PROMOTED_FROM, said, strict=True))).items())
-    names = [
-        (nth, "mlflow.traceName", name)
-        for nth, name in zip(places, columns["trace_name"], strict=True)
-        if name is not None
-    ]
-    metadata = _with(stored.metadata, extra)
-    tags = _with(stored.tags, names)
-    picked = {
-        "session_id": _picked(metadata, "mlflow.trace.session", of),
-        "user_id": _picked(metadata, "mlflow.trace.user", of),
-        "source": _picked(metadata, "mlflow.source.type", of),
-        "model": _picked(metadata, "mlflow.modelId", of),
-        "tagged": _picked(tags, "mlflow.modelId", of),
-        "environment": _picked(tags, "environment", of),
-    }
-    starts = [ms if 0 <= ms <= LATEST_MS else 0 for ms in columns["request_ms"]]
-    moments = pa.array(starts, pa.int64())
+    nth, started = heads.column("nth").combine_chunks(), heads.column("request_ms").combine_chunks()
+    dated = pc.and_(pc.greater_equal(started, 0), pc.less_equal(started, LATEST_MS))
+    known = pc.is_in(heads.column("state").combine_chunks(), value_set=pa.array(_STATES, pa.string()))
+    odd = set(nth.filter(pc.invert(pc.and_(dated, known))).to_pylist())
+    odd |= _odd_pairs(stored.tags) | _odd_pairs(stored.metadata)
+    metadata = _with(
+        stored.metadata,
+        ("mlflow.trace.session", heads.column("session_id")),
+        ("mlflow.trace.tokenUsage", _numbers(heads, USAGE)),
+        ("mlflow.trace.cost", _numbers(heads, COST)),
+        nth=nth,
+    )
+    tags = _with(stored.tags, ("mlflow.traceName", heads.column("trace_name")), nth=nth)
+    model, source = (_picked(metadata, key, nth) for key in ("mlflow.modelId", "mlflow.source.type"))
+    tagged, environment = (_picked(tags, key, nth) for key in ("mlflow.modelId", "environment"))
+    starts = pc.if_else(dated, started, 0)
     kept = metadata.filter(pc.invert(pc.is_in(metadata.column("key"), pa.array(COPIES, pa.string()))))
     made = {
         "trace_id": heads.column("trace_id"),
-        "experiment_id": pa.array([experiment_id] * count, pa.string()),
-        "request_time": pc.multiply(moments, 1000).cast(pa.timestamp("us", tz="UTC")),
-        "trace_date": pa.array([ms // 86_400_000 for ms in starts], pa.int32()).cast(pa.date32()),
+        "experiment_id": pa.repeat(pa.scalar(experiment_id, pa.string()), len(nth)),
+        "request_time": pc.multiply(starts, 1000).cast(pa.timestamp("us", tz="UTC")),
+        "trace_date": pc.divide(starts, _DAY_MS).cast(pa.int32()),
         "state": heads.column("state"),
         "execution_ms": heads.column("execution_ms"),
-        "model_id": [picked["model"][n] or picked["tagged"][n] or "" for n in range(count)],
-        "session_id": picked["session_id"],
-        "user_id": picked["user_id"],
-        "environment": [picked["environment"][n] or picked["source"][n] for n in range(count)],
-        "tags": _maps(tags, places),
-        "metadata": _maps(kept, places),
+        "model_id": pc.if_else(pc.equal(model, ""), tagged, model),
+        "session_id": _picked(metadata, "mlflow.trace.session", nth),
+        "user_id": _picked(metadata, "mlflow.trace.user", nth),
+        "environment": pc.if_else(pc.equal(environment, ""), source, environment),
+        "tags": _maps(tags, nth),
+        "metadata": _maps(kept, nth),
         "input_tokens": heads.column("input_tokens"),
         "output_tokens": heads.column("output_tokens"),
         "cost_usd": heads.column("total_cost"),
     }
     fields = [field for field in arrow_schema("traces") if field.name not in _BESIDE]
-    arrays = [_typed(made[field.name], field.type) for field in fields]
     schema = pa.schema([*fields, pa.field("nth", pa.int64())])
-    return pa.Table.from_arrays([*arrays, _typed(heads.column("nth"), pa.int64())], schema=schema), odd
-
-
-def _typed(values: Any, kind: "pa.DataType") -> Any:
-    import pyarrow as pa
-
-    return pa.array(values, kind) if isinstance(values, list) else values.cast(kind)
+    return pa.Table.from_arrays([*(made[field.name].cast(field.type) for field in fields), nth], schema=schema), odd
 
 
 def _odd_pairs(pairs: "pa.Table") -> set[int]:
@@ -99,15 +82,27 @@ def _odd_pairs(pairs: "pa.Table") -> set[int]:
     return set(pairs.filter(pc.is_null(pairs.column("value"))).column("nth").to_pylist())
 
 
-def _with(pairs: "pa.Table", more: list[tuple[int, str, str]]) -> "pa.Table":
-    """Pairs and further ones, by place and key."""
+def _numbers(heads: "pa.Table", names: tuple[str, ...]) -> "pa.Array":
+    """Columns of numbers as MLflow gives them in metadata: one text a trace, null without any."""
+    import pyarrow as pa
+
+    listed = zip(*(heads.column(name).to_pylist() for name in names), strict=True)
+    return pa.array([numbers_text(names, values) or None for values in listed], pa.string())
+
+
+def _with(pairs: "pa.Table", *more: "tuple[str, Any]", nth: "pa.Array") -> "pa.Table":
+    """Pairs and further ones, by place and key: of each trace in `nth` its value of a key, unless that is null."""
     import numpy as np
     import pyarrow as pa
 
-    listed = list(zip(*more, strict=True)) or [(), (), ()]
-    kinds = (pa.int64(), pa.string(), pa.string())
-    added = pa.table({n: pa.array(v, k) for n, v, k in zip(("nth", "key", "value"), listed, kinds, strict=True)})
-    whole = pa.concat_tables([pairs.cast(added.schema), added])
+    pc = compute()
+
+    schema = pa.schema([("nth", pa.int64()), ("key", pa.string()), ("value", pa.string())])
+    parts = [pairs.cast(schema)]
+    for key, values in more:
+        keys = pa.repeat(pa.scalar(key, pa.string()), len(nth))
+        parts.append(pa.table([nth, keys, values], schema=schema).filter(pc.is_valid(values)))
+    whole = pa.concat_tables(parts)
     # Keys are few: ordering their numbers is some times as fast as ordering them.
     coded = whole.column("key").combine_chunks().dictionary_encode()
     known = coded.dictionary.to_pylist()
@@ -117,27 +112,24 @@ def _with(pairs: "pa.Table", more: list[tuple[int, str, str]]) -> "pa.Table":
     return whole.take(pa.array(np.argsort(at, kind="stable")))
 
 
-def _picked(pairs: "pa.Table", key: str, of: dict[int, int]) -> list[str]:
+def _picked(pairs: "pa.Table", key: str, nth: "pa.Array") -> "pa.Array":
     """The value of one key by the trace's row, empty without one."""
     pc = compute()
 
     found = pairs.filter(pc.equal(pairs.column("key"), key))
-    values = [""] * len(of)
-    for nth, value in zip(found.column("nth").to_pylist(), found.column("value").to_pylist(), strict=True):
-        if nth in of:
-            values[of[nth]] = value or ""
-    return values
+    at = pc.index_in(nth, found.column("nth").combine_chunks())
+    return pc.fill_null(found.column("value").combine_chunks().take(at), "")
 
 
-def _maps(pairs: "pa.Table", places: list[int]) -> "pa.Array":
+def _maps(pairs: "pa.Table", places: "pa.Array") -> "pa.Array":
     """A map for each place of the pairs that follow each other by place."""
     import numpy as np
     import pyarrow as pa
 
     pc = compute()
 
-    pairs = pairs.filter(pc.is_in(pairs.column("nth"), pa.array(places, pa.int64())))  # Some were deleted in between.
+    pairs = pairs.filter(pc.is_in(pairs.column("nth"), places))  # Some were deleted in between.
     nth = pairs.column("nth").to_numpy()
-    offsets = np.append(np.searchsorted(nth, np.array(places, np.int64)), len(nth)).astype(np.int32)
+    offsets = np.append(np.searchsorted(nth, places.to_numpy()), len(nth)).astype(np.int32)
     keys, values = (pairs.column(name).combine_chunks() for name in ("key", "value"))
     return pa.MapArray.from_arrays(pa.array(offsets), keys, values)

@@ -101,6 +101,7 @@ def elsewhere(stored: Stored) -> set[int]:
 
 def _answered(heads: "pa.Table", stored: "pa.Table", spans: "pa.Table | None") -> "pa.Table":
     """Columns of `traces` with `nth`: with the root's inputs and outputs, or the previews MLflow kept of them."""
+    import numpy as np
     import pyarrow as pa
 
     pc = compute()
@@ -110,13 +111,15 @@ def _answered(heads: "pa.Table", stored: "pa.Table", spans: "pa.Table | None") -
     columns |= dict.fromkeys(("request", "response"), nothing.cast(pa.string()))
     columns["archived_at"] = nothing
     if spans is not None:
-        roots = spans.select(["nth", "start_ns", "span_id", "inputs", "outputs"])
-        roots = roots.filter(pc.is_null(spans.column("parent_span_id")))
+        keys = spans.select(["nth", "start_ns", "span_id"]).append_column("place", pa.array(np.arange(spans.num_rows)))
+        roots = keys.filter(pc.is_null(spans.column("parent_span_id")))
         roots = roots.sort_by([("nth", "ascending"), ("start_ns", "ascending"), ("span_id", "ascending")])
-        at = pc.index_in(heads.column("nth"), roots.column("nth").combine_chunks())
+        # Of a trace with several roots the first; texts are copied once.
+        first = pc.index_in(heads.column("nth"), roots.column("nth").combine_chunks())
+        at = roots.column("place").take(first)
         previews = stored.sort_by("nth")
         for name, of in (("request", "inputs"), ("response", "outputs")):
-            columns[name] = pc.coalesce(roots.column(of).take(at), previews.column(f"{name}_preview"))
+            columns[name] = pc.coalesce(spans.column(of).take(at), previews.column(f"{name}_preview"))
     schema = pa.schema([*arrow_schema("traces"), pa.field("nth", pa.int64())])
     return pa.Table.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
 

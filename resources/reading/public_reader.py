@@ -8,16 +8,18 @@ Pages go by time and id, never by offset: traces may come and go meanwhile. Span
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.platform import Platform
 from resources.reading.few_collections import few_collections
+from resources.reading.public_pages import may_help, read_together
 from resources.reading.row_batches import batch_of, listing_of, rows_or_why
 from resources.reading.store_state import store_state
-from resources.reading.trace_fetch import TraceFetch
-from resources.reading.trace_reader import PRODUCTION, Batch, Listing, Marks, Quarantined, Touched, TraceReader
+from resources.reading.trace_fetch import Infos, Page, TraceFetch
+from resources.reading.trace_reader import PAGE, PRODUCTION, Batch, Listing, Marks, Quarantined, Touched, TraceReader
 from resources.redaction import Redaction, Text
 from resources.trace_rows import rows_of
 
@@ -46,8 +48,10 @@ class PublicReader(TraceReader):
         import pyarrow as pa
 
         ids, starts, ends, unsettled = [], [], [], 0
-        with explained(self._platform.tracking_uri):
-            for info in self._infos(since_ms, until_ms):
+        with explained(self._platform.tracking_uri), ExitStack() as many:
+            for nth, info in enumerate(self._infos(since_ms, until_ms), 1):
+                if nth == 2 * _SEARCH_PAGE:
+                    many.enter_context(few_collections(nth))
                 ended_ms = info.request_time + (info.execution_duration or 0)
                 if ended_ms < settled_before_ms:
                     ids.append(info.trace_id)
@@ -64,27 +68,18 @@ class PublicReader(TraceReader):
         seen: set[str] = set()  # Of the instant a page begins with.
         while since < until_ms:
             clauses = f"attributes.timestamp_ms >= {since} AND attributes.timestamp_ms < {until_ms}"
-            page = self._search(f"{PRODUCTION} AND {clauses}", _SEARCH_PAGE, token)
-            for trace in page:
-                if trace.info.trace_id not in seen:
-                    yield trace.info
+            page, following = self._search(f"{PRODUCTION} AND {clauses}", _SEARCH_PAGE, token)
+            yield from (info for info in page if info.trace_id not in seen)
             if len(page) < _SEARCH_PAGE:
                 return
-            last = page[-1].info.request_time
-            at_last = {trace.info.trace_id for trace in page if trace.info.request_time == last}
+            last = page[-1].request_time
+            at_last = {info.trace_id for info in page if info.request_time == last}
             # A full page of one instant: only an offset leads past it.
             seen = at_last | (seen if last == since else set())
-            since, token = (last, None) if last > since else (since, page.token)
+            since, token = (last, None) if last > since else (since, following)
 
-    def _search(self, clauses: str, limit: int, token: str | None = None) -> Any:
-        return self.fetch.client.search_traces(
-            locations=[self._experiment_id],
-            filter_string=clauses,
-            max_results=limit,
-            order_by=["timestamp_ms ASC"],
-            page_token=token,
-            include_spans=False,
-        )
+    def _search(self, clauses: str, limit: int, token: str | None = None) -> Infos:
+        return self.fetch.search(self._experiment_id, clauses, limit, token)
 
     def touched(self, since_ms: int, until_ms: int, marks: Marks) -> Touched:
         """See `TraceReader.touched`; the API gives no sign of a change, so that heads have to be compared."""
@@ -98,26 +93,38 @@ class PublicReader(TraceReader):
             quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in page)
             with explained(self._platform.tracking_uri):
                 clauses = f"attributes.request_id IN ({quoted})"
-                found = {trace.info.trace_id: trace.info for trace in self._search(clauses, _HEADS_PAGE)}
+                found = {info.trace_id: info for info in self._search(clauses, _HEADS_PAGE)[0]}
                 rows = [rows_of(found[one], (), text) for one in page if one in found]
             yield batch_of(rows, with_spans=False)
 
     def batches(self, listing: "pa.Table", *, redact: Redaction = ()) -> Iterator[Batch]:
-        """See `TraceReader.batches`."""
+        """See `TraceReader.batches`; of very many, a second process reads half."""
         text, starts = Text(redact), listing.column("request_ms").to_pylist()
         ids = listing.column("trace_id").to_pylist()
+        pages = [(ids[at : at + PAGE], starts[at : at + PAGE]) for at in range(0, len(ids), PAGE)]
         with explained(self._platform.tracking_uri), few_collections(len(ids)):
+            if may_help(self._platform, len(pages)):
+                read = lambda page: self.page(*page, text)  # noqa: E731
+                yield from read_together(self._platform, self._experiment_id, redact, pages, read)
+                return
             done = 0
-            for page in self.fetch.pages(ids):
-                rows, lost = [], []
-                for trace_id, found in page:
-                    made = rows_or_why(*found, text) if isinstance(found, tuple) else found
-                    if isinstance(made, str):
-                        lost.append(Quarantined(trace_id, starts[done], made))
-                    elif made is not None:
-                        rows.append(made)
-                    done += 1
-                yield batch_of(rows, quarantined=tuple(lost))
+            for found in self.fetch.pages(ids):
+                yield self._rows(found, starts[done : done + len(found)], text)
+                done += len(found)
+
+    def page(self, ids: Sequence[str], starts: Sequence[int], text: Text) -> Batch:
+        """One page of traces, which started at `starts` (epoch milliseconds)."""
+        return self._rows(self.fetch.page(ids), starts, text)
+
+    def _rows(self, page: Page, starts: Sequence[int], text: Text) -> Batch:
+        rows, lost = [], []
+        for (trace_id, found), started_ms in zip(page, starts, strict=True):
+            made = rows_or_why(*found, text) if isinstance(found, tuple) else found
+            if isinstance(made, str):
+                lost.append(Quarantined(trace_id, started_ms, made))
+            elif made is not None:
+                rows.append(made)
+        return batch_of(rows, quarantined=tuple(lost))
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         """See `TraceReader.traces`."""

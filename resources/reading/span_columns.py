@@ -10,7 +10,7 @@ attributes are not texts of plain JSON, or whose kind MLflow derives from others
 
 import json
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from resources.arrow_compute import compute
@@ -28,6 +28,8 @@ _KIND = re.compile(r'"[A-Za-z_ ]+"')
 _HEX_ID = "^[0-9a-f]{16}$"
 _SHORT, _MOST = 48, 20_000  # Characters of a member that is remembered, and how many are.
 _ID_LENGTH = 12  # Characters of a span's id in base64, as MLflow keeps it in the content.
+_BLOCK = 256  # Spans whose texts Python holds at once: these stay in the processor's cache, and their memory is reused.
+_NOTHING = ("", "", None, None, "")
 
 
 class SpanColumns:
@@ -39,6 +41,7 @@ class SpanColumns:
         self._loads = orjson.loads
         self._last = "null"
         self._members: dict[tuple[str, str], str] = {}
+        self._keys: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
         self._text = Text(())
 
@@ -48,17 +51,11 @@ class SpanColumns:
 
         pc = compute()
 
-        made: list[Row | None] = []
-        for chunk in spans.column("content").chunks:
-            made += map(self._made, _texts(chunk))
-        read = [one is not None for one in made]
-        nothing = ("", "", None, None, "")
-        columns = zip(*(one or nothing for one in made), strict=True) if made else [()] * 5
-        name, kind, inputs, outputs, attributes = (pa.array(values, pa.string()) for values in columns)
+        read, (name, kind, inputs, outputs, attributes) = self._read(spans.column("content"))
         status, ended, started = (spans.column(column) for column in ("status", "end_ns", "start_ns"))
         parent = spans.column("parent_span_id")
         sound = [
-            pa.chunked_array([pa.array(read, pa.bool_())]),
+            pa.chunked_array([read]),
             pc.is_in(status, value_set=pa.array(["OK", "ERROR", "UNSET"], pa.string())),
             pc.fill_null(pc.match_substring_regex(spans.column("span_id"), _HEX_ID), False),
             pc.fill_null(pc.greater(started, 0), False),
@@ -85,6 +82,21 @@ class SpanColumns:
                 "odd": pc.invert(ordinary),
             }
         )
+
+    def _read(self, contents: "pa.ChunkedArray") -> "tuple[pa.Array, list[pa.Array]]":
+        """Whether each content is ordinary, and the columns of `_made`."""
+        import pyarrow as pa
+
+        read: list[bool] = []
+        parts: list[list[pa.Array]] = [[pa.array([], pa.string())] for _ in _NOTHING]
+        for chunk in contents.chunks:
+            texts = iter(_texts(chunk))
+            while block := list(islice(texts, _BLOCK)):
+                made = [self._made(content) for content in block]
+                read += [one is not None for one in made]
+                for part, values in zip(parts, zip(*(one or _NOTHING for one in made), strict=True), strict=True):
+                    part.append(pa.array(values, pa.string()))
+        return pa.array(read, pa.bool_()), [pa.concat_arrays(part) for part in parts]
 
     def _made(self, content: Any) -> Row | None:
         """Name, type, inputs, outputs and further attributes of a span; None for an odd one."""
@@ -125,7 +137,12 @@ class SpanColumns:
         if raw.__class__ is not str:
             raise TypeError(raw)
         self._loads(raw)
-        member = f"{_quoted(key)}: {raw}"
+        quoted = self._keys.get(key)
+        if quoted is None:
+            quoted = _quoted(key)
+            if len(self._keys) < _MOST and len(key) <= _SHORT:
+                self._keys[key] = quoted
+        member = f"{quoted}: {raw}"
         if len(member) <= _SHORT and len(self._members) < _MOST:
             self._members[key, raw] = member
         return member

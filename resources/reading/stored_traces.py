@@ -10,7 +10,7 @@ stored value means.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,6 @@ from resources.redaction import loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-PROMOTED_FROM = ("session_id", *USAGE, *COST)
-"""Columns of `trace_info` that `promoted` needs."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,16 @@ def promoted(head: Mapping[str, Any]) -> dict[str, str]:
     """Metadata that is kept in columns of `trace_info`, in the words of MLflow."""
     said = {} if head["session_id"] is None else {"mlflow.trace.session": head["session_id"]}
     for key, names in (("mlflow.trace.tokenUsage", USAGE), ("mlflow.trace.cost", COST)):
-        # As json.dumps writes them, some times as fast.
-        numbers = [f'"{name}": {head[name]!r}' for name in names if head[name] is not None]
+        numbers = numbers_text(names, [head[name] for name in names])
         if numbers:
-            said[key] = "{" + ", ".join(numbers) + "}"
+            said[key] = numbers
     return said
+
+
+def numbers_text(names: Sequence[str], values: Sequence[float | None]) -> str:
+    """Numbers that are there by their names, as `json.dumps` writes them, some times as fast; empty without any."""
+    said = ", ".join([f'"{name}": {value!r}' for name, value in zip(names, values, strict=True) if value is not None])
+    return f"{{{said}}}" if said else ""
 
 
 def infos(stored: Stored, experiment_id: str) -> dict[int, Any]:

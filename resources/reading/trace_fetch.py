@@ -36,6 +36,9 @@ Page = list[tuple[str, Found]]
 Entities = list[Any]
 """Traces of MLflow's, in order; a sentence for one that cannot be read, None for one that is gone."""
 
+Infos = tuple[list[Any], str | None]
+"""Infos of a page of a search, and the token of the next one."""
+
 
 class TraceFetch:
     """Traces of one tracking store. Nothing is written, and everything may be repeated."""
@@ -62,26 +65,44 @@ class TraceFetch:
 
         return ServerTraces(self._tracing.store.get_host_creds())
 
+    def search(self, experiment_id: str, clauses: str, limit: int, token: str | None = None) -> Infos:
+        """Infos of a page of an experiment's traces that match, oldest first, and the token of the next one."""
+        asked = {
+            "max_results": limit,
+            "order_by": ["timestamp_ms ASC"],
+            **({"page_token": token} if token else {}),
+        }
+        store = self._tracing.store
+        if self._is_server:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return self._server.search(experiment_id, {"filter": clauses, **asked})
+            except MlflowException as error:
+                if error.error_code != "ENDPOINT_NOT_FOUND":  # An older server; MLflow's client knows its requests.
+                    raise
+        return store.search_traces(locations=[experiment_id], filter_string=clauses, **asked)
+
     def pages(self, ids: Sequence[str]) -> Iterator[Page]:
         """Every id with what was found, some hundreds at a time, in order."""
         if not self._is_server:
             for start in range(0, len(ids), _PAGE):
-                yield self._read(ids[start : start + _PAGE])
+                yield self.page(ids[start : start + _PAGE])
             return
         chunks = (ids[start : start + _REQUEST] for start in range(0, len(ids), _REQUEST))
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="traces") as pool:
-            waiting: deque[Any] = deque(pool.submit(self._read, chunk) for chunk in islice(chunks, 2 * _CONNECTIONS))
+            waiting: deque[Any] = deque(pool.submit(self.page, chunk) for chunk in islice(chunks, 2 * _CONNECTIONS))
             try:
                 while waiting:
                     page: Page = []
                     while waiting and len(page) < _PAGE:
                         page += waiting.popleft().result()
-                        waiting.extend(pool.submit(self._read, chunk) for chunk in islice(chunks, 1))
+                        waiting.extend(pool.submit(self.page, chunk) for chunk in islice(chunks, 1))
                     yield page
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, ids: Sequence[str]) -> Page:
+    def page(self, ids: Sequence[str]) -> Page:
         """What is found of each id: its info and spans; a sentence when it cannot be read, None when it is gone.
 
         One trace that cannot be read makes the store fail for all it is asked for: then it is asked for fewer.
@@ -94,7 +115,7 @@ class TraceFetch:
             if len(ids) == 1:
                 return [(ids[0], self._alone(ids[0]))]
             half = len(ids) // 2
-            return self._read(ids[:half]) + self._read(ids[half:])
+            return self.page(ids[:half]) + self.page(ids[half:])
         return [(one, _complete(found[one]) if one in found else self._alone(one)) for one in ids]
 
     def _fetch(self, ids: Sequence[str]) -> dict[str, Found]:

@@ -42,8 +42,8 @@ def call_of(copy: Any, *, seconds: float, direct: bool) -> Call:
     """How a registered copy is called, at most `seconds` long (or as long as its own `timeout`, if that is less).
 
     `Scorer.run` starts a thread, inspects the signature and prepares telemetry at each call, which takes longer than
-    most functions. With `direct` the function is called with the same arguments, and whoever calls it watches the time.
-    Also then what it returns is looked at as `Scorer.run` does.
+    most functions. With `direct` the function is called with the same arguments, one call at a time, and whoever calls
+    it watches the time. Also then what it returns is looked at as `Scorer.run` does.
     """
     own = copy.timeout if isinstance(copy.timeout, int | float) and copy.timeout > 0 else seconds
     name, session, limit = copy.name, bool(copy.is_session_level_scorer), min(own, seconds)
@@ -56,7 +56,7 @@ def call_of(copy: Any, *, seconds: float, direct: bool) -> Call:
         if session:
             given: dict[str, Any] = {"session": subject}
         else:
-            given = {**(arguments(subject) if taken & _GIVEN else {}), "trace": subject}
+            given = {**(_given(subject) if taken & _GIVEN else {}), "trace": subject}
         # A parameter of a session scorer that is not `session` is given None, as by MLflow.
         answer = function(copy, **{name: given.get(name) for name in taken & _KNOWN})
         if not (answer is None or isinstance(answer, int | float | str | _assessment()) or _is_list(answer)):
@@ -106,6 +106,17 @@ def _by_run(copy: Any, *, session: bool) -> Callable[[Any], Any]:
     if session:
         return lambda traces: copy.run(session=traces)
     return lambda trace: copy.run(trace=trace, **arguments(trace))
+
+
+_last: tuple[Any, dict[str, Any]] = (None, {})
+
+
+def _given(trace: Any) -> dict[str, Any]:
+    """Inputs, outputs and expectations; the same ones for every scorer of a trace, as in an evaluation of MLflow's."""
+    global _last
+    if _last[0] is not trace:
+        _last = (trace, arguments(trace))
+    return _last[1]
 
 
 def _assessment() -> Any:

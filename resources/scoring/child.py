@@ -4,9 +4,10 @@ Lives here: the child's side: reading the traces of a task, calling, answering.
 Add here: something only the process that holds the traces knows.
 Not here: starting and watching children (`crew.py`), one call (`call.py`).
 
-Tasks and answers are lines of JSON on two pipes. Code of the agent's own is called one at a time, and each call is
-written down in memory the parent sees, which ends the process when a call takes too long. What has a price waits for
-others: it is called on threads; a thread whose call takes too long is left behind, and ends with the process.
+Tasks and answers are lines of JSON on two pipes: a block of tasks a line, and some answers a line, of which null is the
+last to a block. Code of the agent's own is called one at a time, and each call is written down in memory the parent
+sees, which ends the process when a call takes too long. What has a price waits for others: it is called on threads; a
+thread whose call takes too long is left behind, and ends with the process.
 """
 
 import ctypes
@@ -60,6 +61,7 @@ class Child:
     threads: int
     broken: dict[int, int] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
+    _unsaid: list[Any] = field(default_factory=list)
     _abandoned: int = 0
     _left: int = 0
     _told: float = 0.0
@@ -157,13 +159,15 @@ class Child:
             self.broken[call] = self.broken.get(call, 0) + 1 if away else 0
         self._say([key, call, "said", answer.value, answer.code, answer.message])
 
-    def _say(self, line: Any) -> None:
+    def _say(self, answer: Any) -> None:
         with self.lock:
-            self.answers.write(json.dumps(line) + "\n")
+            self._unsaid.append(answer)
             now = time.monotonic()
             # What has a price is told at once: it is paid for.
-            if self.threads or line is None or now - self._told > _TELL_SECONDS:
+            if self.threads or answer is None or now - self._told > _TELL_SECONDS:
+                self.answers.write(json.dumps(self._unsaid) + "\n")
                 self.answers.flush()
+                self._unsaid.clear()
                 self._told = now
 
     @staticmethod

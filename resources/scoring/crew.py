@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 from lifecycle_assets.refused import Refused
 from resources.scoring.call import Call
@@ -147,8 +148,7 @@ class Crew:
             yield from self._bury(child)
             return
         *lines, child.rest = (child.rest + read).split(b"\n")
-        for line in lines:
-            told = json.loads(line)
+        for told in chain.from_iterable(map(json.loads, lines)):
             if told is None:
                 child.blocks.popleft()
                 child.heard.clear()

@@ -27,6 +27,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
+from resources.reading.few_collections import few_collections
 from resources.reading.reading import open_reader
 from resources.reading.trace_reader import TraceReader
 from resources.scorer_registry import MlflowScorerRegistry
@@ -42,7 +43,7 @@ from resources.scoring.units import Owing, Units, of_sessions, of_traces, only, 
 from resources.trace_store import MlflowTraceStore
 from resources.worker import Progress
 
-BLOCK = 250
+BLOCK = 100
 """Traces a child is given at once."""
 
 LARGE_DAY = 400
@@ -75,6 +76,20 @@ class LocalScoring(Scoring):
         active = [scorer for scorer in scorers if scorer.sample_rate > 0]
         units = self._units(agent, day, active, reader, settled_before_ms)
         run = Run(day, active, table, progress, agent.redactions)
+        with few_collections(max((found.traces.num_rows for found in units.values()), default=0)):
+            return self._closed(agent, experiment, reader, run, units, limits)
+
+    def _closed(
+        self,
+        agent: Agent,
+        experiment: str,
+        reader: TraceReader,
+        run: Run,
+        units: Mapping[ScorerVersion, Units],
+        limits: ScoreLimits,
+    ) -> DayScores:
+        """The day with its gaps closed."""
+        table, day, active = run.table, run.day, run.scorers
         since = self._registry.registered_at_ms(agent)
         scores = table.scores(day)
         owing = [sampled(units[scorer], scores, scorer) for scorer in active]
@@ -83,10 +98,10 @@ class LocalScoring(Scoring):
         )
         with closing(publisher):
             failed = self._score(agent, experiment, run, publisher, within(run, owing, units, limits))
-            failed = failed or _published(publisher, day, agent.spec.archive.late_days, progress)
+            failed = failed or _published(publisher, day, agent.spec.archive.late_days, run.progress)
             lag = lag_of(table, day) if failed else Lag()
         if failed:
-            progress(f"{day}: {failed}")
+            run.progress(f"{day}: {failed}")
         if run.written:
             scores = table.scores(day)
             owing = [sampled(units[scorer], scores, scorer) for scorer in active]

@@ -28,9 +28,6 @@ from resources.worker import Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH = 2_000
-"""Scores that are noted in one commit."""
-
 REPORT_SECONDS = 3.0
 """Seconds between two lines of progress."""
 
@@ -92,8 +89,9 @@ class Publisher:
             return 0
         progress(f"{day}: {pending.num_rows} scores are not in MLflow yet: publishing them")
         with explained(self._platform.tracking_uri):
-            for start in range(0, pending.num_rows, BATCH):
-                batch = pending.slice(start, BATCH)
+            most = self._writer.batch
+            for start in range(0, pending.num_rows, most):
+                batch = pending.slice(start, most)
                 found, sessions = self._in_mlflow(day, batch)
                 rows = found.to_pylist()
                 self._table.note(day, self._noted([row for row in rows if row["same"]], day))
@@ -119,9 +117,12 @@ class Publisher:
         return found, dict(zip(*(traces.column(name).to_pylist() for name in traces.column_names), strict=True))
 
     def _write(self, day: date, rows: list[dict[str, Any]], sessions: Mapping[str, str], progress: Progress) -> None:
+        if not rows:
+            return
         begun = shown = datetime.now(UTC)
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
+        most = self._writer.batch
+        for start in range(0, len(rows), most):
+            batch = rows[start : start + most]
             new = [self._feedback(row, sessions) for row in batch if row["is_new"]]
             changed = [self._feedback(row, sessions) for row in batch if not row["is_new"]]
             self._writer.write(new, changed)

@@ -5,10 +5,12 @@ Add here: a faster way, once MLflow has one.
 Not here: which assessments (`publisher.py`), what they say (`trace_scores.py`).
 
 MLflow has no call for many assessments: `create_assessment` takes five statements and a commit each. Where the
-database has a schema we tested, its own model writes a batch in one transaction, with the columns `create_assessment`
-fills. Otherwise, and for a batch the database refuses, they are created one by one.
+database has a schema we tested, a batch is one statement, with the columns `create_assessment` fills: MLflow makes a
+row of the first assessment of a kind, and the others differ from it in ids, times and value. Otherwise, and for a
+batch the database refuses, they are created one by one.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,9 @@ _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 class Writer(ABC):
     """Writes assessments. Those of a trace that is gone are left out: nobody can see them any more."""
 
+    batch: int
+    """Assessments of one `write`, so that it takes some seconds at most."""
+
     @abstractmethod
     def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
         """Create `new` and update `changed`; both may be there, or not, because another process was faster."""
@@ -40,6 +45,8 @@ class Writer(ABC):
 
 class _OneByOne(Writer):
     """Through `create_assessment` of MLflow's store, on `connections` threads."""
+
+    batch = 1_000
 
     def __init__(self, store: Any, connections: int) -> None:
         self._store = store
@@ -111,8 +118,20 @@ class _OneByOne(Writer):
 class _Batched(_OneByOne):
     """A batch in one transaction of a database whose schema we know."""
 
+    batch = 6_000  # Other writers of SQLite wait for it, some 0.2 s.
+
     def write(self, new: Sequence[Any], changed: Sequence[Any]) -> None:
-        """See `Writer.write`. A batch the database refuses is written one by one: it holds something that is there."""
+        """See `Writer.write`. A batch the database refuses goes again without what is there by now, then one by one."""
+        if not self._taken(new):
+            there = self._there_of(new)
+            missing = [one for one in new if one.assessment_id not in there]
+            if not self._taken(missing):
+                super().write(missing, ())
+            super().write((), [one for one in new if one.assessment_id in there])
+        super().write((), changed)
+
+    def _taken(self, new: Sequence[Any]) -> bool:
+        """Whether the database took them, all at once; else it has none of them."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -120,50 +139,71 @@ class _Batched(_OneByOne):
         except MlflowException as error:
             if error.error_code != "BAD_REQUEST":  # What the store makes of a violated constraint.
                 raise
-            super().write(new, ())
-        super().write((), changed)
+            return False
+        return True
 
-    def close(self) -> None:
-        """See `Writer.close`; the store is this writer's own."""
-        super().close()
-        self._store.engine.dispose()
+    def _there_of(self, new: Sequence[Any]) -> set[str]:
+        from mlflow.store.tracking.dbmodels.models import SqlAssessments
+
+        ids = [one.assessment_id for one in new]
+        with self._store.ManagedSessionMaker() as session:
+            found = session.query(SqlAssessments.assessment_id).filter(SqlAssessments.assessment_id.in_(ids)).all()
+        return {assessment_id for (assessment_id,) in found}
 
     def _insert(self, new: Sequence[Any]) -> None:
         from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
+        from sqlalchemy import insert
 
         columns = (SqlTraceInfo.request_id, SqlTraceInfo.experiment_id, SqlTraceInfo.timestamp_ms)
+        alike: dict[Any, dict[str, Any]] = {}
         with self._store.ManagedSessionMaker(read_only=False) as session:
             ids = {feedback.trace_id for feedback in new}
             found = session.query(*columns).filter(SqlTraceInfo.request_id.in_(ids)).all()
             traces = {trace_id: (experiment, at) for trace_id, experiment, at in found}
-            rows = []
-            for feedback in new:
-                if feedback.trace_id in traces:
-                    row = SqlAssessments.from_mlflow_entity(feedback)
-                    row.experiment_id, row.trace_timestamp_ms = traces[feedback.trace_id]
-                    rows.append(row)
-            session.add_all(rows)
+            rows = [_row(one, *traces[one.trace_id], alike) for one in new if one.trace_id in traces]
+            if rows:
+                session.execute(insert(SqlAssessments.__table__), rows)
+
+
+def _row(feedback: Any, experiment: int, trace_ms: int, alike: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """The columns MLflow fills for a feedback of ours. `alike` keeps rows that MLflow made, by what makes others so."""
+    from mlflow.store.tracking.dbmodels.models import SqlAssessments
+    from mlflow.store.tracking.utils.trace_analytics import assessment_aggregate
+
+    value, error, source = feedback.feedback.value, feedback.feedback.error, feedback.source
+    failed = (error.error_code, error.error_message) if error else None
+    said = (*feedback.metadata.items(), feedback.rationale, failed)
+    kind = (feedback.name, source.source_type, source.source_id, feedback.span_id, feedback.overrides, *said)
+    if kind not in alike:
+        made = SqlAssessments.from_mlflow_entity(feedback)
+        alike[kind] = {column.key: getattr(made, column.key) for column in SqlAssessments.__table__.columns}
+    number, is_number = assessment_aggregate(value)
+    return {
+        **alike[kind],
+        "assessment_id": feedback.assessment_id,
+        "trace_id": feedback.trace_id,
+        "value": json.dumps(value),
+        "aggregate_value": number,
+        "is_numeric_value": is_number,
+        "created_timestamp": feedback.create_time_ms,
+        "last_updated_timestamp": feedback.last_update_time_ms,
+        "experiment_id": experiment,
+        "trace_timestamp_ms": trace_ms,
+    }
 
 
 def open_writer(platform: Platform) -> Writer:
     """The quickest way to write assessments there; close it."""
     open_client(platform)
+    from mlflow.tracing.client import TracingClient
+
+    store = TracingClient(platform.tracking_uri).store
     path, database = sqlite_path(platform.tracking_uri), database_of(platform)
     if database is None or database.revision() not in KNOWN_REVISIONS or _has_rollups():
-        from mlflow.tracing.client import TracingClient
-
-        return _OneByOne(TracingClient(platform.tracking_uri).store, 1 if path else CONNECTIONS)
-    store = _own_store(platform)
+        return _OneByOne(store, 1 if path else CONNECTIONS)
     if path is not None:
         _write_ahead(store.engine)
     return _Batched(store, 1)
-
-
-def _own_store(platform: Platform) -> Any:
-    """A store whose connections nobody shares: what they are told holds for publishing only."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    return SqlAlchemyStore(platform.tracking_uri, str(platform.home / "artifacts"))
 
 
 def _has_rollups() -> bool:

@@ -6,7 +6,8 @@ Not here: what files there are (`delta/files.py`), mending damage (`delta/repair
 (`store_retention.py`).
 
 Why it is safe beside others: rewriting a day (`delta/compaction.py`) never touches what is appended meanwhile, and of a
-rewrite and a merge into the same day Delta refuses the second, which reads again. Files that were replaced stay for
+rewrite and a merge into the same day Delta refuses the second, which reads again. Two rewrites at once would double
+every row: whoever rewrites claims the table before (`delta/alone.py`). Files that were replaced stay for
 `vacuum_hours`, for queries that have their list. Why it is safe to repeat: every part looks at what is there; killed
 between two commits, the next run does what is left.
 """
@@ -22,7 +23,7 @@ from resources.delta.compaction import rewritten
 from resources.delta.files import DayFiles, active_days, files_in_folder, is_foreign
 from resources.delta.repair import restore
 from resources.delta.table import open_table, storage
-from resources.delta.write import append_rows, retried
+from resources.delta.write import LOG_RETENTION, append_rows, retried
 from resources.platform import Platform
 from resources.tables import PARTITION, TABLES, arrow_schema, is_partitioned
 from resources.upkeep.store_retention import release
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 SORTED_UNTIL, SORTED_AT = "upkeep:sorted_until", "upkeep:sorted_at"
 """Application transactions: the newest closed day that is sorted (`date.toordinal`), and when (epoch milliseconds)."""
-
-LOG_RETENTION = "interval 2 days"
-"""How long single commits stay in the log once a checkpoint holds them: opening a table lists the log's folder."""
 
 
 class DeltaUpkeep(Upkeep):

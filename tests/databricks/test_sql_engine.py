@@ -24,6 +24,7 @@ from resources.sql.engine import DuckDbEngine
 from resources.sql.views import VIEWS
 from resources.tables import TABLES
 from resources.trace_rows import TraceRows
+from tests.resources.archived import upsert_day
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 from tests.workspace.app import Workspace
 from tests.workspace.lake import Lake
@@ -47,7 +48,7 @@ QUESTIONS: dict[str, tuple[str, Sequence[Any]]] = {
     "values of a tag": (quality_sql.VALUES_SQL, ["k'", DAY, 3]),
     **{f"{name} of a day": asked for name, asked in quality_sql.statements(DAY, {}).items()},
     **{f"{name} of slices": asked for name, asked in quality_sql.statements(DAY, SLICES).items()},
-    "history": (quality_sql.HISTORY_SQL, DAYS),
+    "history": (quality_sql.HISTORY_SQL, [*DAYS, ["traces{k=x}"]]),
     "traces by hours": (anomaly_sql.TRACES_SQL, [windows.MONDAY, *DAYS, 10**6]),
     "scores by hours": (anomaly_sql.SCORES_SQL, [windows.MONDAY, *DAYS, *DAYS, [SCORE, HOSTILE], 10**6]),
     **{
@@ -112,7 +113,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     """The local platform with 16 traces of a day, a promotion and a day's numbers."""
     platform = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path_factory.mktemp("home"))})
     archive = DeltaArchive(platform)
-    archive.upsert_day(PREFIX, DAY, [rows_of(i) for i in range(16)])
+    upsert_day(platform, DAY, [rows_of(i) for i in range(16)])
     promotion = {"at": datetime(2026, 11, 1, tzinfo=UTC), "alias": "champion", "to_version": "3", "model_id": "m-1"}
     archive.append_once(PREFIX, "promotions", promotion, key=["alias", "to_version"])
     number = {"model_id": "m-1", "version": "3", "value": 0.5, "n": 4, "ci_low": 0.1, "ci_high": None}

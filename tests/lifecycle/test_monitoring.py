@@ -74,7 +74,7 @@ def test_the_day_has_its_numbers_by_version_and_a_picture(world: World):
     assert (metrics["error_rate"]["value"], metrics["traces"]["value"]) == (0.0, 6.0)
     assert metrics["latency/p50"]["value"] == pytest.approx(0.2)
     metadata = world.metadata("quality_metrics")
-    assert metadata["plot"].startswith("![tiny, last 30 days](data:image/png;base64,")
+    assert metadata["plot"].startswith(f"![tiny, 30 days to {YESTERDAY}](data:image/png;base64,")
     assert metadata["dagster/row_count"] == len(rows)
 
 

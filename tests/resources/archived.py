@@ -1,16 +1,22 @@
-"""Tables with rows of some traces, written as the archive writes them: by appends.
+"""Tables with rows of some traces, written as the archive writes them: by appends, or compared with what is held.
 
 Lives here: rows and tables for tests of what happens to tables. Add here: a further shape of table.
 Not here: archiving itself (`test_archive.py`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from resources.delta.write import append_rows, table_to_write
+from resources.archive.marks import Days
+from resources.archive.row_changes import Written
+from resources.archive.snapshots import ArchiveTables
+from resources.archive.upsert import Upsert
+from resources.delta.write import append_rows, retried, table_to_write
 from resources.platform import Platform
+from resources.reading.row_batches import batch_of
 from resources.tables import arrow_table
+from resources.trace_rows import TraceRows
 
 PREFIX = "main.agents.tiny_"
 DAY = date(2026, 11, 1)
@@ -39,6 +45,20 @@ def append_traces(
     }
     for table, of_table in rows.items():
         append_rows(table_to_write(platform.table_uri(PREFIX + table), table), arrow_table(table, of_table), notes)
+
+
+def upsert_day(platform: Platform, day: date, traces: Sequence[TraceRows]) -> dict[str, Written]:
+    """Bring the tables up to some traces of a day; of one that is given twice the last counts."""
+    distinct = {rows.trace["trace_id"]: rows for rows in traces}
+    batch = batch_of(list(distinct.values()), with_spans=True)
+
+    def attempt() -> dict[str, Written]:
+        tables = ArchiveTables(platform, PREFIX, "1")
+        upsert = Upsert(tables, Days(day, day), batch.traces.column("trace_id"), whole=True)
+        upsert.write([batch])
+        return upsert.written
+
+    return retried(platform.table_uri(f"{PREFIX}traces"), attempt)
 
 
 def filled_tables(platform: Platform) -> None:

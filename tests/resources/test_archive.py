@@ -22,6 +22,7 @@ from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
 from resources.tables import KEYS, TABLES, arrow_table
 from resources.trace_rows import TraceRows
+from tests.resources.archived import upsert_day
 
 PREFIX = "main.agents.tiny_"
 DAY = date(2026, 11, 20)
@@ -96,22 +97,21 @@ def held(home: Platform, table: str) -> list[dict[str, Any]]:
 def test_nothing_is_there_before_the_first_write(archive: DeltaArchive, home: Platform) -> None:
     assert archive.trace_ids(PREFIX, DAY) == set()
     assert versions(archive) == [-1, -1, -1]
-    assert archive.upsert_day(PREFIX, DAY, []) == dict.fromkeys(CHILDREN, Written(0, 0))
     assert archive.replace_day(PREFIX, "quality_metrics", DAY, []) == Written(0, 0)
     assert not home.home.exists()
 
 
-def test_a_second_write_of_the_same_rows_makes_no_commit(archive: DeltaArchive) -> None:
+def test_a_second_write_of_the_same_rows_makes_no_commit(archive: DeltaArchive, home: Platform) -> None:
     rows = [make_rows(i) for i in range(30)]
 
-    assert archive.upsert_day(PREFIX, DAY, rows) == {
+    assert upsert_day(home, DAY, rows) == {
         "spans": Written(60, 0),
         "assessments": Written(60, 0),
         "traces": Written(30, 0),
     }
     before = versions(archive)
-    assert archive.upsert_day(PREFIX, DAY, list(reversed(rows))) == dict.fromkeys(CHILDREN, Written(0, 0))
-    assert archive.upsert_day(PREFIX, DAY, rows[:3]) == dict.fromkeys(CHILDREN, Written(0, 0))
+    assert upsert_day(home, DAY, list(reversed(rows))) == dict.fromkeys(CHILDREN, Written(0, 0))
+    assert upsert_day(home, DAY, rows[:3]) == dict.fromkeys(CHILDREN, Written(0, 0))
     assert versions(archive) == before
     assert archive.trace_ids(PREFIX, DAY) == {f"tr-{i}" for i in range(30)}
     assert archive.trace_ids(PREFIX, DAY + timedelta(days=1)) == set()
@@ -120,7 +120,7 @@ def test_a_second_write_of_the_same_rows_makes_no_commit(archive: DeltaArchive) 
 def test_rows_come_back_as_they_went_in(archive: DeltaArchive, home: Platform) -> None:
     rows = make_rows(3)
     before = datetime.now(UTC)
-    archive.upsert_day(PREFIX, DAY, [rows])
+    upsert_day(home, DAY, [rows])
 
     found = held(home, "traces")[0]
     assert before <= found.pop("archived_at") <= datetime.now(UTC)
@@ -131,7 +131,7 @@ def test_rows_come_back_as_they_went_in(archive: DeltaArchive, home: Platform) -
 def test_what_changed_late_is_written_and_nothing_else(archive: DeltaArchive, home: Platform) -> None:
     """A person's label a week later, a corrected value, a tag: one row each."""
     rows = [make_rows(i) for i in range(10)]
-    archive.upsert_day(PREFIX, DAY, rows)
+    upsert_day(home, DAY, rows)
     archived_at = held(home, "traces")[1]["archived_at"]
 
     rows[4].assessments[0]["value_number"] = 40.0
@@ -139,7 +139,7 @@ def test_what_changed_late_is_written_and_nothing_else(archive: DeltaArchive, ho
     rows[0].trace["tags"] = {"environment": "prod", "seen": "1"}
 
     spans_before = archive.version(PREFIX, "spans")
-    assert archive.upsert_day(PREFIX, DAY, rows) == {
+    assert upsert_day(home, DAY, rows) == {
         "spans": Written(0, 0),
         "assessments": Written(1, 1),
         "traces": Written(0, 1),
@@ -152,23 +152,23 @@ def test_what_changed_late_is_written_and_nothing_else(archive: DeltaArchive, ho
 
 def test_an_assessment_mlflow_no_longer_has_becomes_invalid(archive: DeltaArchive, home: Platform) -> None:
     rows = [make_rows(i) for i in range(3)]
-    archive.upsert_day(PREFIX, DAY, rows)
+    upsert_day(home, DAY, rows)
     without = copy.deepcopy(rows[1])
     removed = without.assessments.pop()
 
-    assert archive.upsert_day(PREFIX, DAY, [without])["assessments"] == Written(0, 1)
-    assert archive.upsert_day(PREFIX, DAY, [without])["assessments"] == Written(0, 0)
+    assert upsert_day(home, DAY, [without])["assessments"] == Written(0, 1)
+    assert upsert_day(home, DAY, [without])["assessments"] == Written(0, 0)
 
     valid = {row["assessment_id"]: row["valid"] for row in held(home, "assessments")}
     assert valid[removed["assessment_id"]] is False
     assert sum(valid.values()) == 5
-    assert archive.upsert_day(PREFIX, DAY, [rows[1]])["assessments"] == Written(0, 1)
+    assert upsert_day(home, DAY, [rows[1]])["assessments"] == Written(0, 1)
     assert all(row["valid"] for row in held(home, "assessments"))
 
 
 def test_a_trace_without_spans_and_assessments_is_kept(archive: DeltaArchive, home: Platform) -> None:
     rows = make_rows(1)
-    assert archive.upsert_day(PREFIX, DAY, [TraceRows(rows.trace, [], [])])["traces"] == Written(1, 0)
+    assert upsert_day(home, DAY, [TraceRows(rows.trace, [], [])])["traces"] == Written(1, 0)
     assert DuckDbEngine(home).tables(PREFIX)["traces"] == 1
 
 
@@ -176,7 +176,7 @@ def test_a_trace_given_twice_counts_once(archive: DeltaArchive, home: Platform) 
     first, last = make_rows(1), make_rows(1)
     last.trace["state"] = "ERROR"
 
-    archive.upsert_day(PREFIX, DAY, [first, last])
+    upsert_day(home, DAY, [first, last])
 
     assert [row["state"] for row in held(home, "traces")] == ["ERROR"]
     assert len(held(home, "spans")) == 2
@@ -188,18 +188,16 @@ def test_hostile_text_is_kept(archive: DeltaArchive, home: Platform) -> None:
     rows.trace["tags"] = {"": "", "a'b\"c": "\x00", "trace_date": "2020-01-01"}
     rows.spans[0]["name"] = "'; DROP TABLE spans; --"
 
-    archive.upsert_day(PREFIX, DAY, [rows])
+    upsert_day(home, DAY, [rows])
 
     assert held(home, "traces")[0]["request"] == rows.trace["request"]
     assert held(home, "traces")[0]["tags"] == rows.trace["tags"]
-    assert archive.upsert_day(PREFIX, DAY, [rows])["traces"] == Written(0, 0)
+    assert upsert_day(home, DAY, [rows])["traces"] == Written(0, 0)
     log = sum(f.stat().st_size for f in (Path(home.table_uri(PREFIX + "traces")) / "_delta_log").iterdir())
     assert log < 20_000, "payloads have no place in the log's statistics"
 
 
-def test_a_trace_of_another_day_is_a_mistake_of_the_caller(archive: DeltaArchive) -> None:
-    with pytest.raises(ValueError, match="did not start on"):
-        archive.upsert_day(PREFIX, DAY, [make_rows(1, day=DAY + timedelta(days=1))])
+def test_a_row_or_a_table_that_is_none_of_ours_is_a_mistake_of_the_caller(archive: DeltaArchive) -> None:
     with pytest.raises(ValueError, match="no column colour"):
         archive.replace_day(PREFIX, "quality_metrics", DAY, [{"colour": 1}])
     with pytest.raises(ValueError, match="no table"):
@@ -241,7 +239,7 @@ def test_a_promotion_is_appended_once(archive: DeltaArchive, home: Platform) -> 
 
 
 def test_a_table_that_cannot_be_read_is_not_an_empty_table(archive: DeltaArchive, home: Platform) -> None:
-    archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+    upsert_day(home, DAY, [make_rows(1)])
     for file in (Path(home.table_uri(PREFIX + "traces")) / "_delta_log").iterdir():
         file.write_text("not json")
 
@@ -254,8 +252,10 @@ import sys, time
 from pathlib import Path
 from resources.archive.delta_archive import DeltaArchive
 from resources.platform import Platform
+from tests.resources.archived import upsert_day
 from tests.resources.test_archive import DAY, PREFIX, make_rows
-archive = DeltaArchive(Platform.from_env())
+platform = Platform.from_env()
+archive = DeltaArchive(platform)
 rows = [make_rows(i) for i in range(int(sys.argv[1]), int(sys.argv[2]))]
 import deltalake, duckdb, pyarrow  # So that a kill falls into the writing, not into imports.
 Path(sys.argv[3]).write_text("ready")
@@ -263,7 +263,7 @@ while not Path(sys.argv[4]).exists():
     time.sleep(0.001)
 step = int(sys.argv[5])
 for start in range(0, len(rows), step):
-    archive.upsert_day(PREFIX, DAY, rows[start : start + step])
+    upsert_day(platform, DAY, rows[start : start + step])
     archive.append_once(PREFIX, "promotions", {"alias": "champion", "to_version": str(start)}, key=["to_version"])
 """
 
@@ -319,7 +319,7 @@ def test_killed_anywhere_and_run_again_each_row_is_there_once(home: Platform, ar
         (15, 15),
     )
     before = versions(archive)
-    archive.upsert_day(PREFIX, DAY, [make_rows(i) for i in range(300)])
+    upsert_day(home, DAY, [make_rows(i) for i in range(300)])
     assert versions(archive) == before
 
 
@@ -342,7 +342,7 @@ def test_a_writer_that_always_loses_says_so(
     archive: DeltaArchive, home: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other writer really commits, each time between our reading and our commit."""
-    archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+    upsert_day(home, DAY, [make_rows(1)])
     turn = iter(range(1000))
 
     def after_the_rival(target: DeltaTable, source: Any, predicate: str, transactions: Any = None) -> Any:
@@ -356,7 +356,7 @@ def test_a_writer_that_always_loses_says_so(
     rows = make_rows(1)
     rows.spans[0]["name"] = "ours"
     with pytest.raises(Refused, match="one writer a table"):
-        archive.upsert_day(PREFIX, DAY, [rows])
+        upsert_day(home, DAY, [rows])
 
 
 def test_a_file_in_the_way_of_the_tables_is_explained(home: Platform, archive: DeltaArchive) -> None:
@@ -364,13 +364,13 @@ def test_a_file_in_the_way_of_the_tables_is_explained(home: Platform, archive: D
     (home.home / "warehouse").write_text("a file where the folder should be")
 
     with pytest.raises(Refused, match="move it away"):
-        archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+        upsert_day(home, DAY, [make_rows(1)])
 
 
 def test_a_folder_delta_cannot_keep_is_refused(tmp_path: Path) -> None:
-    archive = DeltaArchive(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "per%20cent")}))
+    home = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "per%20cent")})
     with pytest.raises(Refused, match="another folder"):
-        archive.upsert_day(PREFIX, DAY, [make_rows(1)])
+        upsert_day(home, DAY, [make_rows(1)])
 
 
 def test_a_warehouse_may_be_a_uri(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_warehouse_may_be_a_uri(tmp_path: Path) -> None:
     home = Platform.from_env({"LIFECYCLE_HOME": str(tmp_path), "LIFECYCLE_WAREHOUSE_URI": warehouse})
     archive = DeltaArchive(home)
 
-    assert archive.upsert_day(PREFIX, DAY, [make_rows(1)])["traces"] == Written(1, 0)
-    assert archive.upsert_day(PREFIX, DAY, [make_rows(1)])["traces"] == Written(0, 0)
+    assert upsert_day(home, DAY, [make_rows(1)])["traces"] == Written(1, 0)
+    assert upsert_day(home, DAY, [make_rows(1)])["traces"] == Written(0, 0)
     assert archive.trace_ids(PREFIX, DAY) == {"tr-1"}
     assert DuckDbEngine(home).tables(PREFIX)["spans"] == 2

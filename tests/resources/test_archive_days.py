@@ -1,26 +1,36 @@
 """A day is archived completely, once, and at the cost of what is new; what comes late is written, and nothing else."""
 
 import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from lifecycle_assets.refused import Refused
 from resources.archive.delta_archive import DeltaArchive
 from resources.archive.row_changes import Written
 from resources.delta import table as delta_table
 from resources.feedback import send_feedback
-from resources.scoring.trace_scores import id_of
-from resources.tables import PARTITION
+from resources.platform import Platform
+from resources.reading.reading import open_reader
+from resources.reading.trace_reader import Batch, TraceReader
+from resources.redaction import Redaction
+from resources.scoring.publishing import open_writer
+from resources.scoring.score_table import ScoreTable
+from resources.scoring.trace_scores import feedback_of, id_of
+from resources.tables import PARTITION, arrow_table
 from tests.resources.archiving import (
     ARCHIVED,
     DAY,
     LATER_MS,
     PREFIX,
     TRACES,
+    Counting,
     Production,
     agent_at,
     copied,
@@ -115,7 +125,7 @@ def test_new_traces_are_read_and_no_other(made: Production) -> None:
     assert reader.read("batches") == 5
     assert reader.read("heads") <= 1, "one something came to in the millisecond of the last mark"
     assert reader.read("list") < TRACES // 2
-    assert {table: version - before[table] for table, version in made.versions().items()}["spans"] == 1
+    assert {table: version - before[table] for table, version in made.versions().items()} == dict.fromkeys(ARCHIVED, 1)
     assert archived.settled == TRACES + 10
     made.assert_whole(TRACES + 10)
 
@@ -153,6 +163,31 @@ def test_a_thumb_a_week_later_costs_one_row(made: Production) -> None:
     )
     assert made.rows("traces") == rows
     assert len(made.rows("assessments", f"trace_id = '{trace_id}' AND name = 'user_feedback'")) >= 1
+
+
+def test_a_client_whose_clock_is_ahead_hides_no_other_thumb(made: Production) -> None:
+    made.sql("UPDATE assessments SET last_updated_timestamp = 4102444800000 WHERE rowid = 1")
+    made.archive()
+    send_feedback(made.platform, first_trace(made), up=False, user="ann")
+
+    archived, _ = made.counted(cheap_listing=0)
+
+    assert archived.written["assessments"] == Written(1, 0)
+
+
+def test_an_archiver_whose_clock_was_ahead_does_not_put_off_the_next_comparison(
+    made: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as ahead:
+        ahead.setattr("resources.archive.look.time", SimpleNamespace(time=lambda: 4102444800.0))
+        made.archive(anew=True)
+        made.client.set_trace_tag(first_trace(made), "environment", "moved")
+        made.counted(cheap_listing=0)
+    made.client.set_trace_tag(first_trace(made), "environment", "elsewhere")
+
+    archived, _ = made.counted(cheap_listing=0)
+
+    assert archived.written["traces"] == Written(0, 1)
 
 
 def test_a_late_span_is_written_and_its_trace_stays(made: Production) -> None:
@@ -210,6 +245,66 @@ def test_a_removed_assessment_becomes_invalid_and_one_of_ours_only_when_it_was_p
     made.archive(anew=True)
     valid = {row["assessment_id"]: row["valid"] for row in made.rows("assessments")}
     assert not valid[ours["assessment_id"]], "it was in MLflow, and somebody removed it"
+
+
+def test_rows_another_program_doubled_stop_nobody_and_are_kept_once(made: Production) -> None:
+    before = {table: made.rows(table) for table in ARCHIVED}
+    for table in ARCHIVED:
+        write_deltalake(made.folder(table), DeltaTable(made.folder(table)).to_pyarrow_table(), mode="append")
+    made.sql("UPDATE assessments SET rationale = 'again', last_updated_timestamp = last_updated_timestamp + 1000")
+    assert made.archive(anew=True).written["assessments"].updated > 0
+
+    archive = DeltaArchive(made.platform)
+    removed = {table: archive.undouble_day(PREFIX, table, DAY) for table in ARCHIVED}
+
+    assert removed == {table: len(rows) for table, rows in before.items()}
+    made.assert_whole(TRACES)
+    assert {row["rationale"] for row in made.rows("assessments")} == {"again"}
+    assert [made.rows(table) for table in ("spans", "traces")] == [before["spans"], before["traces"]]
+    versions = made.versions()
+    assert archive.undouble_day(PREFIX, "spans", DAY) == 0
+    assert made.versions() == versions
+    assert made.archive().absent == ()
+    made.assert_whole(TRACES)
+
+
+class Interrupted(Counting):
+    """A reader between whose first pages something happens."""
+
+    def __init__(self, real: TraceReader, meanwhile: Callable[[], None]) -> None:
+        super().__init__(real)
+        self._meanwhile = meanwhile
+
+    def heads(self, listing: pa.Table, *, redact: Redaction = ()) -> Iterator[Batch]:
+        for number, batch in enumerate(super().heads(listing, redact=redact)):
+            yield batch
+            if number == 0:
+                self._meanwhile()
+
+
+@pytest.mark.parametrize("few", [1_000, 5], ids=["few", "many"])
+def test_a_score_that_lands_and_is_published_between_two_pages_is_there_once(
+    made: Production, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("resources.archive.upsert._TRACES_AT_ONCE", 10)
+    monkeypatch.setattr("resources.archive.upsert.FEW", few)
+    monkeypatch.setattr("resources.reading.database_reader._HEADS_PAGE", 10)
+    (newest,) = made.sql("SELECT request_id FROM trace_info ORDER BY timestamp_ms DESC, request_id DESC LIMIT 1")
+    row = score_row(newest[0]) | dict.fromkeys(("error", "rationale", "value_text"))
+
+    def score() -> None:
+        ScoreTable(made.platform, PREFIX).land(DAY, arrow_table("assessments", [row]))
+        writer = open_writer(made.platform)
+        writer.write([feedback_of(row)], [])
+        writer.close()
+
+    def read(platform: Platform, experiment_id: str, progress: Any) -> TraceReader:
+        return Interrupted(open_reader(platform, experiment_id, progress), score)
+
+    DeltaArchive(made.platform, read=read).archive_day(
+        made.agent, DAY, settled_before_ms=LATER_MS, progress=made.said.append
+    )
+    assert len(made.rows("assessments", f"assessment_id = '{row['assessment_id']}'")) == 1
 
 
 def test_a_trace_in_progress_is_taken_when_it_has_ended(made: Production) -> None:

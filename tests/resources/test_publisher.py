@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
@@ -104,7 +106,7 @@ def test_a_server_that_goes_away_keeps_nothing_from_the_table_and_the_next_run_g
         assert (changed["value_number"], len(place.in_mlflow())) == (9.0, 2 * TRACES)
 
 
-def test_a_batch_with_something_that_is_there_is_written_one_by_one(filled: Path, platform: Platform) -> None:
+def test_a_batch_with_something_that_is_there_goes_again_without_it(filled: Path, platform: Platform) -> None:
     shutil.copy(filled, platform.home / "mlflow.db")
     place = Place(platform, platform.home / "agents")
     place.declare("spans")
@@ -114,6 +116,17 @@ def test_a_batch_with_something_that_is_there_is_written_one_by_one(filled: Path
     new = [{**row, "assessment_id": f"a-more-{n}"} for n, row in enumerate(rows)]
     writer = open_writer(platform)
     gone = {**rows[0], "trace_id": "tr-gone", "assessment_id": "a-gone"}
+    from mlflow.tracing.client import TracingClient
+
+    asked: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        asked.append(statement)
+
+    engine = TracingClient(platform.tracking_uri).store.engine
+    event.listen(engine, "before_cursor_execute", note)
     writer.write([feedback_of(row) for row in (rows[3], *new, gone)], [])
+    event.remove(engine, "before_cursor_execute", note)
     writer.close()
     assert len(place.in_mlflow()) == 2 * TRACES
+    assert sum(statement.startswith("INSERT") for statement in asked) == 2, "one more, however many there are"

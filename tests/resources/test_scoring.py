@@ -6,15 +6,19 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.corpus import LEAD_MS, write
-from lifecycle_assets.records import ScorerVersion
+from lifecycle_assets.monitoring.day_step import DayStep
+from lifecycle_assets.monitoring.scores_step import trace_scores
+from lifecycle_assets.records import ScorersRecord, ScorerVersion
+from lifecycle_assets.retention import today
 from lifecycle_assets.spec_file import Agent
+from lifecycle_assets.spec_monitoring import ArchivePolicy
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.scorer_registry import MlflowScorerRegistry
@@ -22,7 +26,7 @@ from resources.scoring.call import code_of
 from resources.scoring.local_scoring import LocalScoring
 from resources.scoring.sampling import is_sampled
 from resources.scoring.scoring import NO_LIMITS, DayScores, ScoreLimits
-from resources.scoring.trace_scores import Answer, error_text, id_of, is_transient
+from resources.scoring.trace_scores import Answer, error_text, feedback_of, id_of, is_transient
 from resources.sql.engine import DuckDbEngine
 from resources.trace_rows import trace_rows
 from tests.building import make_agent
@@ -206,6 +210,7 @@ def test_a_day_is_scored_once_and_mlflow_says_the_same_as_the_table(place: Place
     experiment = experiment_id(place.platform, "/agents/tiny")
     assert not open_client(place.platform).search_runs([experiment]), "no run is left behind"
     before = versions(place)
+    assert before == [1, 1], "one commit each"
 
     again = place.score()
 
@@ -215,28 +220,32 @@ def test_a_day_is_scored_once_and_mlflow_says_the_same_as_the_table(place: Place
 
 
 def test_a_batch_writes_what_mlflow_itself_would(place: Place) -> None:
-    """Every column of the store's own table, of a score written in a batch and of one written by MLflow."""
+    """Every column of the store's own table, of scores written in a batch and of the same written by MLflow."""
     import sqlite3
 
-    place.declare("spans")
+    place.declare("spans", "moody")
+    some = place.ids()[:6]
+    wrong, silent, wrong_too, silent_too = some[:4]
+    place.mood(**{wrong: "wrong", silent: "silent", wrong_too: "wrong", silent_too: "silent"})
     place.score()
-    row = place.scores()[0]
     from mlflow.tracing.client import TracingClient
 
-    from resources.scoring.trace_scores import feedback_of
-
-    other = next(one for one in place.ids() if one != row["trace_id"])
-    feedback = feedback_of(
-        {**row, "trace_id": other, "assessment_id": "a-by-mlflow"}, digest=place.registered[0].digest
-    )
-    TracingClient(place.platform.tracking_uri).store.create_assessment(feedback)
-    with sqlite3.connect(place.platform.home / "mlflow.db") as store:
-        store.row_factory = sqlite3.Row
-        asked = "SELECT * FROM assessments WHERE assessment_id IN (?, 'a-by-mlflow') ORDER BY 1"
-        one, two = ({**found} for found in store.execute(asked, [row["assessment_id"]]))
-    differ = {name for name in one if one[name] != two[name]}
-    assert differ == {"assessment_id", "trace_id", "trace_timestamp_ms"}
-    assert {type(value) for value in (one["trace_timestamp_ms"], two["trace_timestamp_ms"])} == {int}
+    store, digests = TracingClient(place.platform.tracking_uri).store, {s.registered_name: s for s in place.registered}
+    rows = [row for row in place.scores() if row["trace_id"] in some]
+    assert {(row["value_number"], row["error"] is None) for row in rows} > {(None, True), (None, False), (1.0, True)}
+    for row in rows:
+        again = {**row, "assessment_id": f"by-mlflow-{row['assessment_id'][:30]}"}
+        store.create_assessment(feedback_of(again, digest=digests[row["name"]].digest))
+    with sqlite3.connect(place.platform.home / "mlflow.db") as opened:
+        opened.row_factory = sqlite3.Row
+        asked = (
+            "SELECT * FROM assessments WHERE assessment_id LIKE ? AND trace_id IN (SELECT trace_id FROM assessments "
+        )
+        asked += "WHERE assessment_id LIKE 'by-mlflow-%') AND assessment_metadata LIKE ? ORDER BY trace_id, name"
+        one, two = ([{**row} for row in opened.execute(asked, [start, "%digest%"])] for start in ("a-%", "by-mlflow-%"))
+    assert {row.pop("assessment_id")[:2] for row in (*one, *two)} == {"a-", "by"}
+    assert (len(one), one) == (2 * len(some), two)
+    assert {type(row["trace_timestamp_ms"]) for row in one} == {int}
 
 
 def test_raising_a_rate_or_widening_a_filter_only_adds(place: Place) -> None:
@@ -356,6 +365,22 @@ def test_what_has_a_price_is_called_on_threads_and_never_beyond_the_cap(place: P
     place.mood()
     assert place.score().left == {}
     place.whole(TRACES)
+
+
+def test_a_day_that_is_not_kept_is_left_alone(place: Place) -> None:
+    """Scores would bring back a day that was removed from the tables."""
+    place.declare("spans")
+    spec = place.agent.spec.model_copy(update={"archive": ArchivePolicy(retention_days=1)})
+    given = {
+        "registered_scorers": ScorersRecord("d", "m-1", [one.to_json() for one in place.registered]).to_json(),
+        "limits": NO_LIMITS.to_json(),
+    }
+    gateways = {"scoring": LocalScoring(place.platform)}
+    agent, days = Agent(spec, place.folder), [today() - timedelta(days=n) for n in (1, 2)]
+    kept, gone = (trace_scores(DayStep(agent, day, given, gateways, place.lines.append)) for day in days)
+    assert kept.record is not None
+    assert gone.record is None, "what was recorded of the day stays"
+    assert "the oldest day archive.retention_days" in gone.checks[0].description
 
 
 def test_a_lost_warehouse_costs_no_call(place: Place) -> None:

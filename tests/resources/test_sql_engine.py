@@ -19,6 +19,7 @@ from resources.sql.database import names_in
 from resources.sql.engine import DuckDbEngine
 from resources.sql.views import VIEWS
 from resources.tables import TABLES, arrow_table
+from tests.resources.archived import upsert_day
 from tests.resources.test_archive import DAY, PREFIX, make_rows
 
 
@@ -31,7 +32,7 @@ def home(tmp_path: Path) -> Platform:
 def filled(folder: Path) -> Platform:
     platform = Platform.from_env({"LIFECYCLE_HOME": str(folder)})
     archive = DeltaArchive(platform)
-    archive.upsert_day(PREFIX, DAY, [make_rows(i) for i in range(20)])
+    upsert_day(platform, DAY, [make_rows(i) for i in range(20)])
     promotion = {"at": datetime(2026, 11, 1, tzinfo=UTC), "alias": "champion", "to_version": "3", "model_id": "m-1"}
     archive.append_once(PREFIX, "promotions", promotion, key=["alias", "to_version"])
     return platform
@@ -230,7 +231,7 @@ def test_queries_see_the_newest_version(home: Platform) -> None:
     engine = DuckDbEngine(home)
     assert engine.tables(PREFIX)["traces"] == 20
 
-    DeltaArchive(home).upsert_day(PREFIX, date(2026, 11, 21), [make_rows(99, day=date(2026, 11, 21))])
+    upsert_day(home, date(2026, 11, 21), [make_rows(99, day=date(2026, 11, 21))])
 
     assert engine.query(PREFIX, "SELECT trace_date, count(*) FROM traces GROUP BY 1 ORDER BY 1").rows == (
         (DAY, 20),
@@ -291,7 +292,7 @@ def test_another_table_in_the_same_place_is_another_table(home: Platform) -> Non
     shutil.rmtree(home.home)
     assert answers(home)["errors"].rows == ()
     filled(home.home)
-    DeltaArchive(home).upsert_day(PREFIX, DAY, [make_rows(50)])
+    upsert_day(home, DAY, [make_rows(50)])
 
     assert answers(home)["errors"].dicts()[0]["traces"] == 21
     assert before["errors"].dicts()[0]["traces"] == 20

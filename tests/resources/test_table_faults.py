@@ -14,7 +14,7 @@ from deltalake import DeltaTable, Field, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from lifecycle_assets.refused import Refused
-from resources.delta.faults import table_at
+from resources.delta.faults import explain_table, table_at
 from resources.delta.files import active_days, files_in_folder
 from resources.delta.repair import broken_days
 from resources.delta.table import open_table
@@ -62,6 +62,12 @@ def change_type(folder: Path) -> None:
         return rows.set_column(place, "execution_ms", pa.array(["long"] * rows.num_rows))
 
     rewritten(folder, as_text)
+
+
+def write_anew(folder: Path) -> None:
+    rows = DeltaTable(folder).to_pyarrow_table()
+    shutil.rmtree(folder)
+    write_deltalake(folder, rows, partition_by=["state"])
 
 
 def delete_partition(folder: Path) -> None:
@@ -138,6 +144,7 @@ def a_file(folder: Path) -> Path:
 DAMAGED: dict[str, tuple[Damage, str]] = {
     "a column was dropped": (drop_column, "somebody dropped the column request"),
     "a type was changed": (change_type, "changed the column execution_ms of the table from long to string"),
+    "it was written anew": (write_anew, "with files by state instead of trace_date"),
     "a partition was deleted": (delete_partition, "and the file is gone"),
     "a file was cut": (truncate_file, "is damaged and cannot be read"),
     "a commit was cut": (truncate_log, "the table's log is damaged"),
@@ -272,6 +279,18 @@ def test_a_disk_that_takes_no_more_stops_with_a_sentence_and_a_rerun_heals(platf
     append_traces(platform, range(500, 700))
     assert DuckDbEngine(platform).query(PREFIX, "SELECT count(*) FROM traces").rows == ((218,),)
     assert DuckDbEngine(platform).query(PREFIX, "SELECT count(*) FROM spans").rows == ((436,),)
+
+
+def test_an_error_that_only_names_a_file_does_not_call_it_damaged() -> None:
+    """Who is told so may delete it."""
+    name = "part-00000-b85a06e8-6b69-4033-9003-e21c755de524-c000.zstd.parquet"
+    file = f"/w/main/agents/tiny_traces/{PARTITION}={DAY}/{name}"
+    assert (
+        explain_table(OSError(f"MERGE matched a target row with multiple source rows (file: file://{file})"), "/w")
+        is None
+    )
+    assert explain_table(OSError(f"timed out reading file://{file}"), "/w") is None
+    assert "is damaged" in (explain_table(OSError(f"Invalid Parquet file {file}: No magic bytes"), "/w") or "")
 
 
 def test_a_place_names_its_table() -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from lifecycle_assets.refused import Refused
-from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
 from resources.reading.reading import open_reader
@@ -26,6 +25,7 @@ from resources.sql.engine import DuckDbEngine
 from resources.tables import TABLES
 from resources.trace_rows import trace_rows
 from resources.trace_store import MlflowTraceStore
+from tests.resources.archived import upsert_day
 from tests.resources.readers import rows
 
 EXPERIMENT = "/agents/tiny"
@@ -281,16 +281,16 @@ HOSTILE = {
     "redact", [(), ((re.compile("secret"), "***"), (re.compile('"x"'), "y"))], ids=["", "redacted"]
 )
 def test_hostile_text_reaches_the_tables(platform: Platform, redact: Any) -> None:
-    store, archive = MlflowTraceStore(platform), DeltaArchive(platform)
+    store = MlflowTraceStore(platform)
     trace_ids = [
         make_trace(platform, MIDNIGHT_MS + i, inputs={k: v}, outputs=v) for i, (k, v) in enumerate(HOSTILE.items())
     ]
     traces = list(store.read(trace_ids))
 
-    written = archive.upsert_day(PREFIX, DAY, [store.rows(trace, redact=redact) for trace in traces])
+    written = upsert_day(platform, DAY, [store.rows(trace, redact=redact) for trace in traces])
 
     assert written["traces"].inserted == len(HOSTILE)
-    again = archive.upsert_day(PREFIX, DAY, [store.rows(trace, redact=redact) for trace in store.read(trace_ids)])
+    again = upsert_day(platform, DAY, [store.rows(trace, redact=redact) for trace in store.read(trace_ids)])
     assert not any(w.inserted or w.updated for w in again.values())
     found = DuckDbEngine(platform).query(
         PREFIX, "SELECT json_valid(response) AND json_valid(request) FROM traces ORDER BY request_time"
@@ -323,7 +323,7 @@ def test_attributes_no_json_reader_likes_are_kept(platform: Platform, raw: str, 
     rows = trace_rows(Trace(trace.info, TraceData(spans=[Span.from_dict(span)])), redact)
 
     assert rows.trace["request"] == kept
-    assert DeltaArchive(platform).upsert_day(PREFIX, DAY, [rows])["spans"].inserted == 1
+    assert upsert_day(platform, DAY, [rows])["spans"].inserted == 1
 
 
 def test_redaction_leaves_nothing_behind(platform: Platform) -> None:

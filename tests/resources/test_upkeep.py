@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import pytest
 from deltalake import DeltaTable
 
 from lifecycle_assets.spec_file import Agent
-from resources.delta.compaction import compact_busy_days
+from resources.delta.alone import _claim
+from resources.delta.compaction import compact_busy_days, rewritten
 from resources.delta.files import active_days, files_in_folder
-from resources.delta.write import append_rows, table_to_write
+from resources.delta.write import LOG_RETENTION, append_rows, table_to_write
 from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
 from resources.tables import PARTITION, arrow_table
-from resources.upkeep.delta_upkeep import LOG_RETENTION, DeltaUpkeep
+from resources.upkeep.delta_upkeep import DeltaUpkeep
 from tests.building import make_agent
 from tests.resources.archived import DAY, PREFIX, append_traces, trace_rows
 
@@ -297,6 +299,59 @@ def test_a_writer_rewrites_a_day_of_many_files_in_passing(platform: Platform) ->
     assert compact_busy_days(opened(platform), [DAY, DAY + timedelta(days=1)], at_least=12) == 1
     assert len(opened(platform).file_uris()) == 2
     assert rows(platform) == before
+
+
+def test_of_several_rewrites_at_once_one_is_done_and_no_row_is_doubled(platform: Platform) -> None:
+    """delta-rs commits all of them, and each adds all rows."""
+    before, target = rows(platform), opened(platform)
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda by_id: rewritten(target, DAY, by_id=by_id), (False, True, False)))
+    assert done.count(True) >= 1
+    assert rows(platform) == before
+    assert len(opened(platform).file_uris()) == 2
+
+
+def test_a_rewrite_waits_for_another_process_and_not_for_one_that_is_gone(platform: Platform) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: other.pid)
+            assert _claim(opened(platform).table_uri)
+        version = opened(platform).version()
+        assert not rewritten(opened(platform), DAY)
+        assert opened(platform).version() == version
+    finally:
+        other.kill()
+        other.wait()
+    assert rewritten(opened(platform), DAY)
+    assert len(opened(platform).file_uris()) == 2
+
+
+def test_in_passing_each_row_is_rewritten_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are no longer small stay as they are: what a rewrite costs does not grow with the day."""
+    monkeypatch.setattr("resources.delta.compaction.PIECE_BYTES", 150 * 1024)
+    where, made = str(tmp_path / "tiny_traces"), []
+    for number in range(12):
+        row = trace_rows(number)[0] | {"request": random.Random(number).randbytes(40_000).hex()}  # 40 KB compressed.
+        append_rows(table_to_write(where, "traces"), arrow_table("traces", [row]))
+        if compact_busy_days(DeltaTable(where), [DAY], at_least=6):
+            made.append(set(DeltaTable(where).file_uris()))
+
+    assert [len(files) for files in made] == [2, 4]
+    assert made[0] < made[1]
+
+
+def test_old_entries_of_the_log_go_when_a_day_is_rewritten_and_no_commit_looks_for_them(platform: Platform) -> None:
+    log = Path(platform.table_uri(PREFIX + "traces")) / "_delta_log"
+    opened(platform).create_checkpoint()
+    age(platform, hours=24 * 3)
+    entries = len(list(log.glob("*.json")))
+    append_traces(platform, [999], notes={NOTE: 13})
+    assert len(list(log.glob("*.json"))) == entries + 1
+
+    assert compact_busy_days(opened(platform), [DAY], at_least=13) == 1
+    assert len(list(log.glob("*.json"))) < entries // 2
+    assert opened(platform).transaction_version(NOTE) == 13
 
 
 def test_what_a_commit_reads_does_not_grow_with_commits(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from lifecycle_assets.monitoring.backfill_counts import Counts, DayCount
 from lifecycle_assets.monitoring.backfill_history import (
+    ANSWERED,
     BY,
     CANARY,
     FACT,
-    OWED,
     SENSOR,
     SET,
     TRACES,
@@ -43,10 +43,12 @@ class Days:
     registered: str = "r1"
     runs: list[AskedRun] = field(default_factory=list)
     errored: int = 0
+    traces: int = 100
 
     def decide(self, **how: Any) -> Decision:
         name = self.scorer.registered_name
-        counts = {(day, name): DayCount(100, 100, 100 - owed, 0, owed) for day, owed in self.owed.items()}
+        n = self.traces
+        counts = {(day, name): DayCount(n, n, n - owed, 0, owed) for day, owed in self.owed.items()}
         counted = Counts(dict.fromkeys(DAYS, 100), {day: owed for day, owed in self.owed.items() if owed}, counts)
         mine = [run for run in self.runs if run.scorers == set_of([self.scorer])]
         canaries = [run for run in mine if run.is_canary]
@@ -73,7 +75,7 @@ class Days:
             self.runs.append(
                 AskedRun(
                     f"r{len(self.runs)}-{number}", one.plan.day, tags[SET], tags[FACT], tags[CANARY] == "true",
-                    tags[BY], float(tags[USD]), int(tags[TRACES]), int(tags[OWED]), status,
+                    tags[BY], float(tags[USD]), int(tags[TRACES]), int(tags[ANSWERED]), status,
                 )
             )  # fmt: skip
             if status == SUCCESS:
@@ -146,6 +148,8 @@ def test_a_canary_full_of_errors_stops_the_rest_with_a_sentence():
         f"The backfill stopped after its first traces: local_tiny_judge failed on 2 of 20 traces of {DAYS[3]}: see the "
         "errors in assessments."
     )
+    tomorrow = days.decide(today="2026-11-22").requests
+    assert days_of(list(tomorrow)) == [(DAYS[3], CANARY_TRACES)], "what failed may have passed"
     days.scorer = replace(JUDGE, digest="mended")
     assert days_of(days.ask()) == [(DAYS[3], CANARY_TRACES)], "another source is tried anew"
 
@@ -155,6 +159,15 @@ def test_a_canary_that_scored_nothing_stops_the_rest():
     days.ask()
     days.owed[DAYS[3]] = 100
     assert "nothing of 2026-11-20 was scored" in days.decide().said
+
+
+def test_traces_that_come_while_the_canary_runs_do_not_stop_the_rest():
+    days = Days()
+    days.ask()
+    days.traces += 500
+    for day in days.owed:
+        days.owed[day] += 500
+    assert len(days.decide().requests) == len(DAYS)
 
 
 def test_a_canary_whose_run_failed_is_asked_for_again_but_not_for_ever():
