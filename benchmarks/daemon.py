@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.job import Job, Measured, Turn
-from benchmarks.ticks import SENSORS, agents_of, definitions_of, prepare_agents, use, users_sensor
+from benchmarks.ticks import agents_of, definitions_of, prepare_agents, use, users_sensor
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -97,33 +97,39 @@ def _ticks(turn: Turn) -> dict[str, list[float]]:
     return found
 
 
-def _cpu_seconds(session: int) -> float:
-    """CPU seconds so far of all living processes of a session (Linux)."""
-    ticks = 0
+def _cpu_seconds(session: int) -> dict[str, float]:
+    """Process to its CPU seconds so far, of all living processes of a session (Linux)."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = process.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue  # It has ended meanwhile.
         if int(fields[3]) == session:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+            found[process.parent.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def _measure(turn: Turn, *, ours: bool) -> dict[str, list[float]]:
-    """One minute of CPU seconds; returns the ticks from a minute before it on."""
-    wanted, deadline = AGENTS * len(SENSORS), time.monotonic() + 300
+    """CPU seconds of a minute's ticks; returns sensor to when it ticked, from a minute before, and the end."""
+    wanted, deadline = intervals(definitions_of(agents_of(turn, AGENTS))), time.monotonic() + 600
     with _daemon(turn, ours=ours) as session:
-        while len(_ticks(turn)) < wanted:
+        while len(_ticks(turn)) < len(wanted):
             if time.monotonic() > deadline:
                 raise RuntimeError((turn.folder / "daemon.log").read_text(encoding="utf-8")[-3000:])
             time.sleep(1)
         time.sleep(WARM)
-        began = _cpu_seconds(session)
-        time.sleep(MINUTE)
-        turn.found.append(Measured(_cpu_seconds(session) - began, turn.n, 0.0))
+        before = _cpu_seconds(session)
+        after, began = dict(before), time.time()
+        while time.time() < began + MINUTE:
+            time.sleep(1)
+            after |= _cpu_seconds(session)  # Code servers are started anew, and end with what they took.
         ended, found = time.time(), _ticks(turn)
-    return {name: [*(at for at in times if at > ended - 2 * MINUTE), ended] for name, times in found.items()}
+    ticked = sum(began <= at < ended for times in found.values() for at in times)
+    # A machine that is too busy for all ticks of a minute is not a faster one.
+    share = sum(MINUTE / interval for interval in wanted.values()) / ticked
+    turn.found.append(Measured((sum(after.values()) - sum(before.values())) * share, turn.n, 0.0))
+    return {name: [*(at for at in times if ended - 2 * MINUTE < at < ended), ended] for name, times in found.items()}
 
 
 def users(turn: Turn) -> None:

@@ -18,7 +18,7 @@ A module of this folder with a tuple `JOBS` takes part:
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -26,13 +26,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.memory import Peak
+
 if TYPE_CHECKING:
     from resources.platform import Platform
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One timed block: wall seconds, traces it worked on, and how far memory rose above where it began (MB)."""
+    """One timed block: wall seconds, traces it worked on, and how far memory rose above where it began (MB).
+
+    Memory of child processes counts.
+    """
 
     seconds: float
     traces: int
@@ -78,14 +83,14 @@ class Turn:
         return datetime.fromtimestamp(self.last_ms / 1000, UTC).date()
 
     @contextmanager
-    def timed(self, traces: int | None = None) -> Iterator[None]:
+    def timed(self, traces: int | None = None) -> Generator[None]:
         """Measure a block that works on `traces` (default: all); time per trace counts when they are fewer."""
-        before = _resident_mb()
-        _reset_peak()
+        memory = Peak()
+        memory.start()
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
-        self.found.append(Measured(seconds, self.n if traces is None else traces, max(_peak_mb() - before, 0.0)))
+        self.found.append(Measured(seconds, self.n if traces is None else traces, max(memory.stop(), 0.0)))
 
 
 Side = Callable[[Turn], None]
@@ -115,24 +120,6 @@ class Job:
     writes: bool = False
     rounds: int = 3
     corpus: bool = True
-
-
-def _status(name: str) -> float:
-    with Path("/proc/self/status").open(encoding="ascii") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def _resident_mb() -> float:
-    return _status("VmRSS:")
-
-
-def _reset_peak() -> None:
-    """Forget the peak so far (Linux), so that a block's own is read."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_mb() -> float:
-    return _status("VmHWM:")
 
 
 def clean_environment(turn_folder: Path, uri: str) -> dict[str, str]:

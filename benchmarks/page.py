@@ -21,8 +21,9 @@ HEAD = """# Benchmarks
 
 Made by `make bench`, on a corpus of made-up traces (`benchmarks/traces.py`: 4 to 6 spans, payloads of 1 to 2 KB, tags,
 sessions, 3 % errors, thumbs on 40 %). Baseline and ours run in turn, each in a fresh process, on the same store;
-seconds are medians, from least to greatest in parentheses. Memory is the peak above where the timed work began. Imports
-and opening the store are not timed, but for `load` and `release`. A baseline slower than a minute ran once.
+seconds are medians, from least to greatest in parentheses. Memory is the peak above where the timed work began, child
+processes included. Imports and opening the store are not timed, but for `load` and `release`. A baseline slower than a
+minute ran once.
 Read the ratios: seconds are those of the machine it ran on.
 
 `python -m benchmarks.run JOB ... --corpus HOME` measures on the store of another home, `--n` on a smaller corpus.

@@ -5,8 +5,8 @@ Add here: a column of `results.json`.
 Not here: jobs (a module each), what a side is given (`job.py`), the page (`page.py`), traces (`corpus.py`).
 
 Sides alternate, each a process of its own: a machine that slows down slows all of them. Of every side the median
-counts. Memory is the peak above what the process held when its
-timed work began. With `--corpus` the store of that home is read (a copy of it), whoever made it.
+counts. Memory is the peak above what the process held when its timed work began, that of its children included. With
+`--corpus` the store of that home is read (a copy of it), whoever made it.
 """
 
 import argparse

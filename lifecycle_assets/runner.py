@@ -20,6 +20,9 @@ from lifecycle_assets.refused import Refused
 PROCESS = "lifecycle/process"
 """Run tag with machine and id of the process that executes the run: a run whose process is gone was interrupted."""
 
+INTERRUPTED = dg.DagsterExecutionInterruptedError.__name__
+"""What Dagster calls a step that Ctrl-C or SIGTERM ended."""
+
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config that keeps Dagster's event lines off the terminal; they are in the run's log."""
 
@@ -108,6 +111,12 @@ def why_failed(outcome: dg.ExecuteInProcessResult) -> str:
             sentence = refusal.description if refusal else (error.message if error else "")
             return f"{event.step_key.replace('__', '/')}: {(sentence or 'failed').strip()}"
     return "The run failed: see it in the UI (make ui)."
+
+
+def was_interrupted(outcome: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C or SIGTERM ended a step of the run."""
+    failures = [event.step_failure_data.error for event in outcome.all_events if event.is_step_failure]
+    return any(error is not None and error.cls_name == INTERRUPTED for error in failures)
 
 
 def user() -> str:

@@ -19,6 +19,9 @@ _DISK = {
     errno.EPERM: "permission is denied",
 }
 
+_DRIVERS = ("psycopg2", "psycopg", "pymysql", "MySQLdb", "mysql", "pyodbc")
+"""Packages by which MLflow reaches a database that a tracking URI names."""
+
 _SCHEMA = re.compile(r"out-of-date database schema \(found version (\w{1,40}), but expected (\w{1,40})\)")
 _LACKING = re.compile(
     r"(?:sqlite3\.operationalerror|undefinedtable|undefinedcolumn)\) ((?:no such|column|relation)[^\n]+)"
@@ -78,6 +81,8 @@ def _explain_one(error: BaseException, where: str) -> str | None:
         return f"{place}: {_DISK[error.errno]}; free space or give permission, or set LIFECYCLE_HOME, then run again."
     if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "MaxRetryError", "NewConnectionError"):
         return f"{where}: the server does not answer; start it, or correct MLFLOW_TRACKING_URI, then run again."
+    if isinstance(error, ModuleNotFoundError) and error.name in _DRIVERS:
+        return f"{where}: the Python package {error.name} is not installed; install it here, then run again."
     if getattr(error, "error_code", "") == "PERMISSION_DENIED":
         said = " ".join(str(error).split())[:200].rstrip(". ")
         return f"{where}: denies permission ({said}); have it granted, then run again."

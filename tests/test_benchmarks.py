@@ -7,6 +7,8 @@ Add here: a rule of the runner. Not here: numbers; speed is measured by `make be
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from benchmarks.corpus import EXPERIMENT, start_times, write
 from benchmarks.job import Job, Turn
+from benchmarks.memory import Peak
 from benchmarks.run import groups, jobs, measure
 from benchmarks.stores import newest
 from benchmarks.traces import MadeTrace, make_trace
@@ -165,3 +168,20 @@ def test_every_job_has_its_sides_where_another_process_finds_them() -> None:
     for job in found:
         for side in (job.baseline, job.ours, job.limit, job.prepare):
             assert side is None or side.__qualname__ == side.__name__, job.name
+
+
+def test_memory_of_children_counts() -> None:
+    peak = Peak()
+    peak.start()
+    child = subprocess.Popen(
+        [sys.executable, "-c", "held = bytearray(64 << 20); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert peak.children_mb() > 64
+        peak.look()
+        child.communicate(b"\n")
+    assert peak.stop() > 64

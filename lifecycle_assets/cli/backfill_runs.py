@@ -37,7 +37,7 @@ from lifecycle_assets.monitoring.backfill_plan import (
 )
 from lifecycle_assets.records import ScorersRecord, ScorerVersion
 from lifecycle_assets.refused import Refused
-from lifecycle_assets.runner import Runner, why_failed
+from lifecycle_assets.runner import Runner, was_interrupted, why_failed
 from lifecycle_assets.spec_file import Agent
 from resources.scorer_source import DeclaredScorer
 
@@ -150,10 +150,10 @@ class Backfill:
         )
         runs.append({"run_id": done.run_id, "success": done.success, "canary": is_canary, **vars(day)})
         if not done.success:
-            raise Refused(
-                f"{day.day}: {why_failed(done).rstrip('.')}. Mend that, then run the same command again: it goes on "
-                "where it was."
-            )
+            again = "run the same command again: it goes on where it was."
+            if was_interrupted(done):
+                raise Refused(f"Interrupted on {day.day}; {again}")
+            raise Refused(f"{day.day}: {why_failed(done).rstrip('.')}. Mend that, then {again}")
         return done
 
     def _fault(self, instance: dg.DagsterInstance, done: dg.ExecuteInProcessResult, day: DayPlan, before: int) -> str:

@@ -45,9 +45,13 @@ def examine() -> Iterator[Finding]:
 
 
 def _store(sources: Sources, agents: Sequence[Agent]) -> Iterator[Finding]:
-    """MLflow as a laptop has it."""
+    """MLflow and tables as a laptop has them."""
+    yield places.tables(sources.platform)
     store = list(places.tracking_store(sources.platform))
+    if not any(one.state == "fail" for one in store):
+        store += places.trace_reading(sources.platform)
     yield from store
+    # A database that is away MLflow waits for, some minutes.
     if not any(one.state == "fail" for one in store):
         yield places.registry(sources, agents)
     yield places.custom_scorers(sources.platform)

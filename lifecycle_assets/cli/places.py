@@ -81,19 +81,32 @@ def _pins() -> tuple[dict[str, Requirement], SpecifierSet]:
 
 
 def home(platform: Platform) -> Finding:
-    """Whether local state can be written, by a file that never has a name."""
-    folder = _existing(platform.home)
-    remedy = "Give this user permission or free space, or set LIFECYCLE_HOME to a folder you can write."
+    """Whether local state can be written."""
+    return _written("home", platform.home, "LIFECYCLE_HOME")
+
+
+def tables(platform: Platform) -> Finding:
+    """Whether the tables' folder can be written; an object store is not looked at."""
+    scheme, separator, path = platform.warehouse.rpartition("://")
+    if separator and scheme != "file":
+        return Finding("tables", "ok", f"{without_password(platform.warehouse)} is an object store, not looked at")
+    return _written("tables", Path(path), "LIFECYCLE_WAREHOUSE_URI")
+
+
+def _written(name: str, wanted: Path, variable: str) -> Finding:
+    """Whether a folder can be written, by a file that never has a name."""
+    folder = _existing(wanted)
+    remedy = f"Give this user permission or free space, or set {variable} to a folder you can write."
     if not folder.is_dir():
-        return Finding("home", "fail", f"{platform.home}: {folder} is not a folder", remedy)
+        return Finding(name, "fail", f"{wanted}: {folder} is not a folder", remedy)
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("home", "fail", f"{platform.home}: {folder} cannot be written", remedy)
+        return Finding(name, "fail", f"{wanted}: {folder} cannot be written", remedy)
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x" * 65536)
     except OSError as error:
-        return Finding("home", "fail", f"{platform.home}: {folder} cannot be written ({error.strerror})", remedy)
-    return Finding("home", "ok", f"{platform.home} {'can be written' if folder == platform.home else 'can be made'}")
+        return Finding(name, "fail", f"{wanted}: {folder} cannot be written ({error.strerror})", remedy)
+    return Finding(name, "ok", f"{wanted} {'can be written' if folder == wanted else 'can be made'}")
 
 
 def disk(platform: Platform) -> Finding:
@@ -155,6 +168,31 @@ def _server(platform: Platform) -> Finding:
         f"{where} answers, MLflow {version}",
         "" if well else f"The client is MLflow {have}: use the same version on both sides.",
     )
+
+
+def trace_reading(platform: Platform) -> Iterator[Finding]:
+    """How the archive reads traces; nothing where there is no store yet."""
+    from resources.reading.database import KNOWN_REVISIONS, database_of
+
+    name = "trace reading"
+    try:
+        database = database_of(platform)
+        revision = database.revision() if database else ""
+    except Refused as refusal:
+        yield Finding(name, "fail", str(refusal), "Then run lifecycle doctor again.")
+        return
+    if database is None:
+        yield Finding(name, "ok", "by MLflow's API")
+    elif revision in KNOWN_REVISIONS:
+        yield Finding(name, "ok", f"straight from the database, whose schema {revision} is one this release knows")
+    elif revision:
+        yield Finding(
+            name,
+            "warn",
+            f"by MLflow's API: the database's schema {revision[:40]} is none of those this release knows "
+            f"({', '.join(KNOWN_REVISIONS)})",
+            "Archiving is slower and as right; a release tested with that MLflow reads the database.",
+        )
 
 
 def registry(sources: Sources, agents: Sequence[Agent]) -> Finding:

@@ -218,9 +218,9 @@ def guarded(sources: Sources, read: Callable[[], dict[str, Any] | None]) -> dict
 
 
 def waited_in_vain(refusal: Refused) -> bool:
-    """Whether the refusal comes from retries or a request that took all the time they had."""
+    """Whether the refusal comes from retries or a request that took all the time they had, or from nobody there."""
     link: BaseException | None = refusal
-    while link is not None and not isinstance(link, TimeoutError):
+    while link is not None and not isinstance(link, TimeoutError | ConnectionRefusedError):
         link = link.__cause__ or link.__context__
     return link is not None
 

@@ -1,4 +1,4 @@
-"""New traces, from the reader into the tables: a stream, a few thousand traces a batch.
+"""New traces, from the reader into the tables: a stream, a thousand traces a batch.
 
 Lives here: reading ahead in a thread, and the three commits of a batch.
 Add here: nothing that looks at rows the tables hold.
@@ -27,8 +27,9 @@ from resources.tables import arrow_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_TRACES = 5 * PAGE
-"""Traces of one commit of each table: what a kill may cost. A reader starts once for all of them if they are pages."""
+BATCH_TRACES = 2 * PAGE
+"""Traces of one commit of each table: what a kill may cost, and what delta-rs holds in memory, twice: some 15 MB each.
+A reader starts once for all of them if they are pages."""
 
 _AHEAD = 1  # Pages read before they are asked for; the readers read ahead themselves.
 
@@ -61,7 +62,7 @@ def append_new(
     """
     done = Appended()
     parts = [listing.slice(start, BATCH_TRACES) for start in range(0, listing.num_rows, BATCH_TRACES)]
-    streams = [(listing, len(parts))] if BATCH_TRACES % PAGE == 0 else [(part, 1) for part in parts]
+    streams = [(listing, len(parts))] if BATCH_TRACES % reader.page_size == 0 else [(part, 1) for part in parts]
     with _ReadAhead(reader, streams, redact) as pages:
         for part in parts:
             _append_batch(tables, pages.part(), days_of(part), done, last if part is parts[-1] else None)
@@ -108,7 +109,8 @@ def _append_batch(
     done.rows["spans"] += stream.rows
     done.rows["assessments"] += assessments.num_rows
     done.rows["traces"] += traces.num_rows
-    done.trace_ids += traces.column("trace_id").chunks
+    # A copy: the column itself would keep its whole page in memory until the end.
+    done.trace_ids.append(pa.array(traces.column("trace_id").to_pylist(), pa.string()))
     batch, notes = last(done, traces) if last else (number, {})
     tables.append("traces", stamped(traces), batch, notes)
 
@@ -187,10 +189,11 @@ class _ReadAhead:
             for listing, parts in self._streams:
                 with closing(cast(Generator[Batch], self._reader.batches(listing, redact=self._redact))) as pages:
                     for _ in range(parts):
-                        for page in islice(pages, BATCH_TRACES // PAGE) if parts > 1 else pages:
+                        for page in islice(pages, BATCH_TRACES // self._reader.page_size) if parts > 1 else pages:
                             if self._stopped.is_set():
                                 return
                             self._pages.put(page)
+                            del page  # Not to be held while the next one is read.
                         self._pages.put(None)
         except BaseException as fault:  # noqa: BLE001 the thread that writes raises it
             self._pages.put(fault)

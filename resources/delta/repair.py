@@ -64,8 +64,12 @@ def _restore(
         return Restored(datetime.now(UTC).date(), True, said)
     lacking = _lacking(platform, agent, day, progress) if set(tables) & set(FROM_MLFLOW) else ""
     if lacking:
+        given_up = f"deltalake.DeltaTable(its folder).delete(\"{PARTITION} = '{day}'\")"
         return Restored(
-            day, True, f"{day}: {named} are gone or damaged, and {lacking}; put the files back from a backup."
+            day,
+            True,
+            f"{day}: {named} are gone or damaged, and {lacking}; put the files back from a backup, or give the day up "
+            f"in every table by {given_up}: until then queries that need them fail.",
         )
     if set(tables) & set(FROM_MLFLOW):
         _forget_traces(platform, agent, day)

@@ -39,10 +39,12 @@ def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int
 
 def _marks(database: Database) -> Marks:
     asked = "SELECT coalesce(max(last_updated_timestamp), 0) AS n FROM assessments"
-    # Clients stamp what they say: a time to come must not hide what others say until then.
-    last = min(_number(database, asked), int(time.time() * 1000))
+    last, now_ms = _number(database, asked), int(time.time() * 1000)
+    if last > now_ms:
+        # Clients stamp what they say: a time to come must not hide what others say until then.
+        last = _number(database, f"{asked} WHERE last_updated_timestamp <= {now_ms}") or last
     # All of a moment long past have been seen: the trace it belongs to is not looked at again and again.
-    seen = {"assessments": last + 1 + _AT_ONCE if 0 < last < time.time() * 1000 - _SETTLED_MS else last}
+    seen = {"assessments": last + 1 + _AT_ONCE if 0 < last < now_ms - _SETTLED_MS else last}
     for table in database.numbers:
         seen[table] = _number(database, f"SELECT coalesce(max(rowid), 0) AS n FROM {table}")  # noqa: S608
     return Marks(seen)

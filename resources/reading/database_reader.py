@@ -24,7 +24,7 @@ from resources.reading.row_batches import listing_of
 from resources.reading.span_columns import SpanColumns
 from resources.reading.sqlite_database import SqliteDatabase
 from resources.reading.stored_traces import Stored, infos, spans
-from resources.reading.trace_reader import PAGE, Batch, Listing, Marks, Touched, TraceReader
+from resources.reading.trace_reader import Batch, Listing, Marks, Touched, TraceReader
 from resources.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Ids = list[str]
 
-_PAGE = PAGE
+_PAGE = 250  # Twice as many take 20 MB more, here and in the process that reads, and a tenth less of its time.
 _HEADS_PAGE = 2_000
 _SCORED_PAGE = 200
 _FEW = 1_000  # Traces that are read before another process has started.
@@ -42,6 +42,7 @@ class DatabaseReader(TraceReader):
     """Reads traces from SQLite or PostgreSQL with connections that cannot write."""
 
     cheap_listing = 2_000
+    page_size = _PAGE
 
     def __init__(self, platform: Platform, database: Database, experiment_id: str, revision: str) -> None:
         self._platform, self._database = platform, database
@@ -82,8 +83,7 @@ class DatabaseReader(TraceReader):
             for asked, began in zip(ids, starts, strict=True):
                 yield rows(self._stored(asked, with_spans), began, self._experiment_id, self._public, redact)
             return
-        for page, asked, began in zip(self._pages(ids, with_spans=with_spans), ids, starts, strict=True):
-            yield self._whole(page, asked, began)
+        yield from map(self._whole, self._pages(ids, with_spans=with_spans), ids, starts)  # Which holds no page.
 
     def _pages(self, ids: Sequence[Ids], *, with_spans: bool) -> Iterator[Page]:
         """Pages of these ids."""

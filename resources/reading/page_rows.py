@@ -28,7 +28,7 @@ def rows(
         found: Any = (infos[nth], spans.get(nth, []))
         failed = next((one for one in found if isinstance(one, Exception)), None)
         if nth in away:
-            found = public.fetch.parts(stored.ids[nth])
+            found = public.fetch.alone(stored.ids[nth])
         elif failed is not None:
             found = unreadable(failed)
         made = rows_or_why(*found, text) if isinstance(found, tuple) else found

@@ -16,9 +16,9 @@ from resources.explain import explained
 from resources.platform import Platform
 from resources.reading.few_collections import few_collections
 from resources.reading.public_pages import may_help, read_together
-from resources.reading.row_batches import batch_of, listing_of, rows_or_why
+from resources.reading.row_batches import batch_of, joined, listing_of, rows_or_why
 from resources.reading.store_state import store_state
-from resources.reading.trace_fetch import Infos, Page, TraceFetch
+from resources.reading.trace_fetch import Infos, Part, TraceFetch
 from resources.reading.trace_reader import PAGE, PRODUCTION, Batch, Listing, Marks, Quarantined, Touched, TraceReader
 from resources.redaction import Redaction, Text
 from resources.trace_rows import rows_of
@@ -106,19 +106,25 @@ class PublicReader(TraceReader):
             if may_help(self._platform, len(pages)):
                 read = lambda page: self.page(*page, text)  # noqa: E731
                 yield from read_together(self._platform, self._experiment_id, redact, pages, read)
-                return
-            done = 0
-            for found in self.fetch.pages(ids):
-                yield self._rows(found, starts[done : done + len(found)], text)
-                done += len(found)
+            else:
+                yield from self._pages(ids, starts, text)
 
     def page(self, ids: Sequence[str], starts: Sequence[int], text: Text) -> Batch:
         """One page of traces, which started at `starts` (epoch milliseconds)."""
-        return self._rows(self.fetch.page(ids), starts, text)
+        return joined(list(self._pages(ids, starts, text)))
 
-    def _rows(self, page: Page, starts: Sequence[int], text: Text) -> Batch:
+    def _pages(self, ids: Sequence[str], starts: Sequence[int], text: Text) -> Iterator[Batch]:
+        done, parts = 0, []
+        for found in self.fetch.parts(ids):
+            parts.append(self._rows(found, starts[done : done + len(found)], text))
+            done += len(found)
+            if done % PAGE == 0 or done == len(ids):
+                yield joined(parts)
+                parts = []
+
+    def _rows(self, part: Part, starts: Sequence[int], text: Text) -> Batch:
         rows, lost = [], []
-        for (trace_id, found), started_ms in zip(page, starts, strict=True):
+        for (trace_id, found), started_ms in zip(part, starts, strict=True):
             made = rows_or_why(*found, text) if isinstance(found, tuple) else found
             if isinstance(made, str):
                 lost.append(Quarantined(trace_id, started_ms, made))

@@ -51,3 +51,17 @@ def batch_of(rows: Sequence[TraceRows], *, with_spans: bool = True, quarantined:
         spans=arrow_table("spans", [span for row in rows for span in row.spans]) if with_spans else None,
         quarantined=quarantined,
     )
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches with spans as one, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    import pyarrow as pa
+
+    return Batch(
+        pa.concat_tables([one.traces for one in batches]),
+        pa.concat_tables([one.assessments for one in batches]),
+        pa.concat_tables([one.spans for one in batches if one.spans is not None]),
+        tuple(lost for one in batches for lost in one.quarantined),
+    )

@@ -88,18 +88,20 @@ def _write(table: "pa.Table", where: "pa.NativeFile") -> None:
         stream.write_table(table)
 
 
-class _NoPandas:
-    """Keeps Arrow and ADBC from bringing pandas along, which nothing here uses: 35 MB, and 0.2 s of each start."""
+class _Spared:
+    """Keeps out what Arrow and ADBC bring along and nothing here uses: 50 MB, and 0.2 s of each start."""
 
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        """For pandas, what Python says where it is not installed; anything else is looked for as ever."""
-        if name == "pandas":
-            raise ModuleNotFoundError("pandas is not brought into this process", name=name)
+    names = ("pandas", "pyarrow.dataset")
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> None:
+        """For these, what Python says where they are not installed; anything else is looked for as ever."""
+        if name in cls.names:
+            raise ModuleNotFoundError(f"{name} is not brought into this process", name=name)
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, _NoPandas)
+    sys.meta_path.insert(0, _Spared)
     try:
         main(sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:

@@ -100,13 +100,16 @@ class SqliteColumns(SqliteDatabase):
         return (adbc_driver_manager.Error,)
 
     def _fetch(self, query: Query, parameters: Sequence[Any]) -> "pa.Table":
+        import pyarrow as pa
+
         # The driver takes types from the first rows: one goes before that has no nulls.
         values = {"i": "0", "f": "0.0", "s": "''"}
         typed = ", ".join(f"{values[kind]} AS {name}" for name, kind in query.columns)
         with closing(self._connection.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "4096"})
             cursor.execute(f"SELECT {typed} UNION ALL {query.sql}", tuple(parameters) or None)
-            return cursor.fetch_arrow_table().slice(1).cast(query.schema)
+            with pa.RecordBatchReader.from_stream(cursor.fetch_arrow()) as found:
+                return found.read_all().slice(1).cast(query.schema)
 
 
 def _array(values: Sequence[Any], field: "pa.Field") -> "pa.Array":

@@ -6,6 +6,7 @@ Not here: who asks for how many (`database_reader.py`).
 """
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -73,10 +74,10 @@ def _taken(said: IO[bytes], *, with_spans: bool) -> Page:
         raise Refused(head["refused"])
     tables = []
     for size in head["sizes"]:
-        # Arrow's own memory, which is given back: bytes of Python's would leave holes of some 100 MB.
-        held = pa.allocate_buffer(size)
+        # Memory that goes back at once: bytes of Python's would leave holes of some 100 MB.
+        held = mmap.mmap(-1, size)
         _fill(memoryview(held), said)
-        with pa.ipc.open_stream(pa.BufferReader(held)) as stream:
+        with pa.ipc.open_stream(pa.py_buffer(held)) as stream:
             tables.append(stream.read_all())
     return Page(tables[0], tables[1], tables[2] if with_spans else None, head["odd"])
 

@@ -17,9 +17,8 @@ from resources.explain import explain, explained
 from resources.mlflow_store import open_client
 from resources.platform import Platform
 from resources.reading.row_batches import UNREADABLE, unreadable
-from resources.reading.trace_reader import PAGE
 
-_PAGE = PAGE  # Traces with spans in memory.
+_PART = 100  # Traces in memory as objects of MLflow: more of them are slower, and take more memory.
 _REQUEST, _CONNECTIONS = 50, 4  # Traces a request of a server, and requests at once: two workers of it are kept busy.
 _SPANS_AT = "mlflow.trace.spansLocation"
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -30,7 +29,7 @@ _NOT_OF_A_TRACE = (Refused, MemoryError, ImportError, NameError, AssertionError)
 Found = tuple[Any, list[Any]] | str | None
 """Info and spans of a trace; a sentence why it cannot be read; None when it is gone."""
 
-Page = list[tuple[str, Found]]
+Part = list[tuple[str, Found]]
 """Ids, in order, with what was found."""
 
 Entities = list[Any]
@@ -83,26 +82,24 @@ class TraceFetch:
                     raise
         return store.search_traces(locations=[experiment_id], filter_string=clauses, **asked)
 
-    def pages(self, ids: Sequence[str]) -> Iterator[Page]:
-        """Every id with what was found, some hundreds at a time, in order."""
+    def parts(self, ids: Sequence[str]) -> Iterator[Part]:
+        """Every id with what was found, some at a time, in order; the sizes divide a page."""
         if not self._is_server:
-            for start in range(0, len(ids), _PAGE):
-                yield self.page(ids[start : start + _PAGE])
+            for start in range(0, len(ids), _PART):
+                yield self.part(ids[start : start + _PART])
             return
         chunks = (ids[start : start + _REQUEST] for start in range(0, len(ids), _REQUEST))
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="traces") as pool:
-            waiting: deque[Any] = deque(pool.submit(self.page, chunk) for chunk in islice(chunks, 2 * _CONNECTIONS))
+            waiting: deque[Any] = deque(pool.submit(self.part, chunk) for chunk in islice(chunks, 2 * _CONNECTIONS))
             try:
                 while waiting:
-                    page: Page = []
-                    while waiting and len(page) < _PAGE:
-                        page += waiting.popleft().result()
-                        waiting.extend(pool.submit(self.page, chunk) for chunk in islice(chunks, 1))
-                    yield page
+                    part: Part = waiting.popleft().result()
+                    waiting.extend(pool.submit(self.part, chunk) for chunk in islice(chunks, 1))
+                    yield part
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def page(self, ids: Sequence[str]) -> Page:
+    def part(self, ids: Sequence[str]) -> Part:
         """What is found of each id: its info and spans; a sentence when it cannot be read, None when it is gone.
 
         One trace that cannot be read makes the store fail for all it is asked for: then it is asked for fewer.
@@ -115,7 +112,7 @@ class TraceFetch:
             if len(ids) == 1:
                 return [(ids[0], self._alone(ids[0]))]
             half = len(ids) // 2
-            return self.page(ids[:half]) + self.page(ids[half:])
+            return self.part(ids[:half]) + self.part(ids[half:])
         return [(one, _complete(found[one]) if one in found else self._alone(one)) for one in ids]
 
     def _fetch(self, ids: Sequence[str]) -> dict[str, Found]:
@@ -135,7 +132,7 @@ class TraceFetch:
         except UNREADABLE as error:
             return unreadable(error)
 
-    def parts(self, trace_id: str) -> Found:
+    def alone(self, trace_id: str) -> Found:
         """Info and spans of one trace, wherever its spans are kept."""
         with explained(self._platform.tracking_uri):
             return self._alone(trace_id)

@@ -5,10 +5,9 @@ Add here: something a score has to say in the table.
 Not here: ids and errors (`trace_scores.py`), landing rows (`score_table.py`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, NamedTuple
 
 from lifecycle_assets.records import ScorerVersion
 from resources.redaction import Redaction, Text
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """An answer about a trace, or a session of which it is the first, and when it came (epoch milliseconds)."""
 
     trace_id: str
@@ -53,8 +51,8 @@ def rows_of(day: date, scored: Sequence[Scored], redact: Redaction = ()) -> "pa.
         "error": [text.plain(error) if error else None for error in errors],
         "scorer_version": [one.scorer.version for one in scored],
         "valid": [True] * n,
-        "created_at": [_moment(one.about.created_ms or one.at_ms) for one in scored],
-        "updated_at": [_moment(one.at_ms) for one in scored],
+        "created_at": _moments(one.about.created_ms or one.at_ms for one in scored),
+        "updated_at": _moments(one.at_ms for one in scored),
     }
     return pa.Table.from_pydict({field.name: columns[field.name] for field in schema}, schema=schema)
 
@@ -64,5 +62,7 @@ def of_session(size: int) -> str | None:
     return f"{size} trace{'s' if size > 1 else ''}" if size else None
 
 
-def _moment(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms // 1000, UTC).replace(microsecond=at_ms % 1000 * 1000)
+def _moments(at_ms: Iterable[int]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array([1000 * one for one in at_ms], pa.timestamp("us", tz="UTC"))

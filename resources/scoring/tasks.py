@@ -7,6 +7,7 @@ Not here: processes (`crew.py`, `child.py`), what is owed (`units.py`).
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from resources.scoring.call import Call
 from resources.scoring.child import Reading, held
@@ -24,8 +25,7 @@ class Task:
     calls: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What came of a task's call.
 
     `kind` is `said`, with the answer; `there`: MLflow has it (code `error`: an error that stays); `gone`: the trace was

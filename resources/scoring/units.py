@@ -8,7 +8,7 @@ Not here: reading them (`reading/reading.py`), scores in tables (`score_table.py
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lifecycle_assets.records import ScorerVersion
 from resources.reading.trace_reader import Listing, TraceReader
@@ -54,8 +54,7 @@ class Units:
     members: Mapping[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class Owing:
+class Owing(NamedTuple):
     """One sampled trace or session of a scorer, newest first.
 
     `former` is the transient error to try again, `created_ms` when that score was first written; `answered_ms` is None
@@ -146,4 +145,4 @@ def sampled(units: Units, scores: "pa.Table", scorer: ScorerVersion) -> list[Owi
         units=units.traces,
         scores=scores,
     )
-    return [Owing(*row) for row in zip(*(column.to_pylist() for column in found.columns), strict=True)]
+    return [*map(Owing._make, zip(*(column.to_pylist() for column in found.columns), strict=True))]

@@ -45,9 +45,10 @@ _TOGETHER = 4
 """Statements at a time: many of them keep one thread busy only, and some wait for what they read."""
 
 
-def answer(con: "duckdb.DuckDBPyConnection", tables: Mapping[str, Held], *, alike: bool) -> None:
-    """Make all views in a database that is not locked yet. Tables that delta-rs reads must be there by name already.
+def answer(con: "duckdb.DuckDBPyConnection", tables: Mapping[str, Held], *, alike: bool) -> bool:
+    """Make all views in a database that is not locked yet; whether each is its rows, and reads nothing any more.
 
+    Tables that delta-rs reads must be there by name already.
     Raises DuckDB's errors of files that cannot be read.
     """
     con.execute("CREATE SCHEMA held")
@@ -69,6 +70,7 @@ def answer(con: "duckdb.DuckDBPyConnection", tables: Mapping[str, Held], *, alik
         con.execute("DROP SCHEMA held CASCADE")
     con.execute("SET GLOBAL threads = 2")
     con.execute("SET GLOBAL preserve_insertion_order = true")
+    return all(answered)
 
 
 def _hold(con: "duckdb.DuckDBPyConnection", table: str, held: Held, *, alike: bool) -> bool:

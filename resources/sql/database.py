@@ -3,12 +3,13 @@
 Lives here: which tables a query can mean, when a table must be read anew, and the locked database they are in.
 Add here: a setting of the database.
 Not here: asking (`engine.py`), which SQL is answered (`guard.py`), one table's files (`files.py`), what the views say
-of a version (`answers.py`).
+of a version (`answers.py`, `kept.py`).
 
 A database is locked before any user's SQL reaches it: no other file, no setting, no extension, no Python variable. It
 is built for the newest version of the tables a query names, and used again for as long as that is the newest: a
-table's files never change, only the list of them does, and that list is looked at before every query. Each query has a
-cursor of its own, and nobody's cursor can change what others see, because nothing but reading is answered.
+table's files never change, only the list of them does, and that list is looked at before every query. What views say
+is taken from where another process left it, or worked out and left there. Each query has a cursor of its own, and
+nobody's cursor can change what others see, because nothing but reading is answered.
 """
 
 import atexit
@@ -19,9 +20,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.platform import Platform
+from resources.sql import kept
 from resources.sql.answers import READS, VIEWED, answer
 from resources.sql.files import Held, define, paths_of, quoted
 from resources.sql.views import VIEWS
@@ -53,7 +56,7 @@ class Database:
     """The tables of one prefix. `costs` maps registered scorer names to USD a call. Safe to use from threads."""
 
     def __init__(self, platform: Platform, prefix: str, costs: Mapping[str, float]) -> None:
-        self._prefix, self._costs = prefix, dict(costs)
+        self._platform, self._prefix, self._costs = platform, prefix, dict(costs)
         self._held = {table: Held(platform.table_uri(prefix + table)) for table in TABLES}
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
@@ -113,13 +116,25 @@ class Database:
         self._setups = [setup for setup in setups if setup]
         for setup in self._setups:
             setup(con)
-        if answers:
-            answer(con, self._held, alike=self._alike)
-        allowed = ", ".join(quoted(path) for table in opened for path in paths[table] or ())
+        whole, made = self._answer(con) if answers else (True, None)
+        read = [path for table in (defined if whole else opened) for path in paths[table] or ()]
+        allowed = ", ".join(quoted(path) for path in (*read, *(kept.paths_in(made[0]) if made else ())))
         con.execute(f"SET allowed_paths = [{allowed}]")
         for name in ("enable_external_access", "python_enable_replacements", "lock_configuration"):
             con.execute(f"SET {name} = {str(name == 'lock_configuration').lower()}")
         self._con, self._defined, self._answers, self._named = con, defined, answers, set()
+        if made:
+            # Beside the question, which has all it needs; a process waits for it when it ends.
+            threading.Thread(target=kept.leave, args=(con.cursor(), *made), name="keep-answers").start()
+
+    def _answer(self, con: "duckdb.DuckDBPyConnection") -> tuple[bool, tuple[Path, kept.Place] | None]:
+        """Make the views: whether they read nothing any more, and where their answers are to be left, if anywhere."""
+        place = kept.place_of(self._platform, self._prefix, self._held, self._costs)
+        if place and kept.take(con, place):
+            return True, None
+        whole = answer(con, self._held, alike=self._alike)
+        folder = kept.begin(place) if place and whole else None
+        return whole, (folder, place) if folder and place else None
 
     def _name(self, con: "duckdb.DuckDBPyConnection", sql: str) -> None:
         """Make the names with prefix that `sql` uses, once."""

@@ -25,6 +25,7 @@ from resources.delta.repair import restore
 from resources.delta.table import open_table, storage
 from resources.delta.write import LOG_RETENTION, append_rows, retried
 from resources.platform import Platform
+from resources.sql.kept import folder_of, forget
 from resources.tables import PARTITION, TABLES, arrow_schema, is_partitioned
 from resources.upkeep.store_retention import release
 from resources.upkeep.upkeep import EXPIRING, SORTED, Released, Restored, Tended, Upkeep
@@ -58,6 +59,7 @@ class DeltaUpkeep(Upkeep):
                 if target is not None:
                     done.append(_tend(target, table, policy, closed_before))
                     progress(f"{table}: {done[-1].files_before} files before, {done[-1].files} now")
+        forget(folder_of(self._platform, agent.spec.table_prefix))  # They tell of rows that a vacuum deletes.
         return done
 
     def expire(self, agent: Agent, now: date, progress: Progress) -> dict[str, int]:

@@ -110,12 +110,14 @@ def test_two_agents_of_one_name_and_a_missing_folder(fresh: Path, run: Run, monk
 def test_doctor_names_each_fault_with_a_remedy(fresh: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (fresh / "file").write_text("")
     monkeypatch.setenv("LIFECYCLE_HOME", str(fresh / "file" / "home"))
+    monkeypatch.setenv("LIFECYCLE_WAREHOUSE_URI", str(fresh / "file" / "tables"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS", "false")
     result = run("doctor", "--json")
     failed = {one["name"]: one for one in json.loads(result.stdout)["findings"] if one["state"] == "fail"}
     assert result.exit_code == 1
-    assert set(failed) == {"home", "tracking store", "custom scorers"}
+    assert set(failed) == {"home", "tables", "tracking store", "custom scorers"}
+    assert "LIFECYCLE_WAREHOUSE_URI" in failed["tables"]["remedy"]
     assert all(one["remedy"] for one in failed.values())
     assert "s3cret" not in result.output + run("doctor").output + run("status", "tiny").output
     monkeypatch.setenv("LIFECYCLE_PLATFORM", "moon")

@@ -40,7 +40,7 @@ class Counting(TraceReader):
     """A reader that counts what the archive asks of it."""
 
     def __init__(self, real: TraceReader) -> None:
-        self._real, self.cheap_listing = real, real.cheap_listing
+        self._real, self.cheap_listing, self.page_size = real, real.cheap_listing, real.page_size
         self.asked: list[tuple[str, int]] = []
 
     def state(self) -> int:

@@ -98,8 +98,8 @@ def test_a_day_is_complete_and_a_repeat_reads_one_number_and_one_table(
 def test_batches_of_several_pages_come_from_one_stream(
     migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("resources.archive.append.PAGE", "resources.reading.database_reader._PAGE"):
-        monkeypatch.setattr(place, 4)
+    monkeypatch.setattr("resources.reading.database_reader._PAGE", 4)
+    monkeypatch.setattr("resources.reading.database_reader.DatabaseReader.page_size", 4)
     monkeypatch.setattr("resources.archive.append.BATCH_TRACES", 12)
     monkeypatch.setattr("resources.reading.database_reader._FEW", 0)
     made = production(migrated_store, tmp_path / "home")

@@ -280,7 +280,7 @@ def test_a_listing_says_what_has_not_ended_and_leaves_evaluations_out(platform: 
 
 def test_pages_of_one_instant_are_listed_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resources.reading.public_reader._SEARCH_PAGE", 3)
-    monkeypatch.setattr("resources.reading.trace_fetch._PAGE", 4)
+    monkeypatch.setattr("resources.reading.trace_fetch._PART", 4)
     monkeypatch.setattr("resources.reading.database_reader._PAGE", 4)
     times = [0, 1, 1, 2, 5, 5, 5, 5, 5, 5, 5, 6, 7, 7, 7]
     made = [make_bare_trace(platform, f"tr-{99 - i:032x}", MIDNIGHT_MS + ms) for i, ms in enumerate(times)]

@@ -20,7 +20,7 @@ from resources.feedback import send_feedback
 from resources.file_facts import TICK_NS
 from tests.building import ATTRIBUTES, Released, World, day_of, noon
 from tests.resources.mlflow_server import mlflow_server
-from tests.sensors.counting import asked_during, of_file, requests_during
+from tests.sensors.counting import Asked, asked_during, of_file, requests_during
 
 STORE, DAGSTER = "mlflow.db", "index.db"
 
@@ -83,9 +83,11 @@ def settled(world: World, sensor: str, cursor: str | None = None) -> str | None:
     """The sensor's cursor once it has seen everything."""
     for _ in range(3):
         time.sleep(TICK_NS / 1e9 * 1.5)  # A store that was just written to cannot be told by its file.
-        tick = world.tick(sensor, cursor)
+        tick, before = world.tick(sensor, cursor), cursor
         assert not tick.run_requests
         cursor = tick.cursor or cursor
+        if cursor == before:
+            break
     return cursor
 
 
@@ -108,7 +110,7 @@ def test_an_idle_tick_asks_the_store_nothing_and_one_query_a_thing_when_traces_c
 
 
 def test_what_is_stored_makes_no_tick_ask_more(watched_world: World):
-    """Traces, versions, commits, materializations and runs: twenty of each, and the questions are the same."""
+    """Traces, versions and materializations: eight more of each, and the questions are the same."""
     world = watched_world
     cursors = {sensor: settled(world, sensor) for sensor in WATCHED}
 
@@ -121,7 +123,7 @@ def test_what_is_stored_makes_no_tick_ask_more(watched_world: World):
 
     few = questions()
     source, tags = f"models:/{world.champion_model_id}", world.versions()[0].tags
-    for number in range(20):
+    for number in range(8):
         world.ask(f"more {number}", at=noon(0) + timedelta(seconds=number))
         world.client.create_model_version(world.agent.spec.model_name, source=source, tags=tags)
         event = dg.AssetMaterialization(dg.AssetKey(["tiny", "quality_metrics"]), partition=day_of(0))
@@ -159,6 +161,27 @@ with open_instance(platform) as instance:
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert found == [[sensor, [], 0] for sensor in WATCHED]
+
+
+def test_a_code_server_opens_dagster_s_instance_once_for_all_ticks(watched_world: World):
+    """Left to itself, Dagster opens it for every tick, to give it to the resources a sensor declares."""
+    world, ref = watched_world, watched_world.instance.get_ref()
+    cursors = {sensor: settled(world, sensor) for sensor in WATCHED}
+
+    def ticks() -> None:
+        for sensor, cursor in cursors.items():
+            definition = world.definitions.resolve_sensor_def(f"tiny_{sensor}")
+            assert not definition.required_resource_keys
+            with dg.build_sensor_context(
+                instance_ref=ref, definitions=world.definitions, sensor_name=definition.name, cursor=cursor
+            ) as context:
+                assert not definition.evaluate_tick(context).run_requests
+
+    def opening(asked: list[Asked]) -> list[str]:
+        return [one.sql for one in asked if "alembic_version" in one.sql and one.file != STORE]
+
+    assert opening(asked_during(ticks))
+    assert opening(asked_during(ticks)) == []
 
 
 def test_a_lost_cursor_and_one_of_an_earlier_release_are_safe(watched_world: World):

@@ -381,7 +381,7 @@ class TestChampionDrift:
 
 RULES = [
     {"name": "short_answers", "metric": "length/mean", "at_most": 1},
-    {"name": "not_known", "metric": "grounded/mean", "at_least": 1},
+    {"name": "not_known", "metric": "positive_rate", "at_least": 1},
 ]
 
 
