@@ -178,7 +178,7 @@ def monitor_runs(agent: Agent, now: datetime) -> Iterator[dg.RunRequest]:
 
 
 def days_due(now: datetime, late_days: int, settle: timedelta) -> list[str]:
-    """UTC days to monitor at `now`, newest first.
+    """UTC days to monitor at `now`, oldest first: an asset's page shows the checks and the picture of the last run.
 
     Yesterday is due until its last trace has settled; at `LATE_HOUR` every day of the late window is due.
     """
@@ -187,4 +187,4 @@ def days_due(now: datetime, late_days: int, settle: timedelta) -> list[str]:
     back = 1 if utc - midnight <= settle + timedelta(hours=1) else 0
     if utc.hour == LATE_HOUR:
         back = max(back, late_days)
-    return [(midnight - timedelta(days=n)).strftime("%Y-%m-%d") for n in range(back + 1)]
+    return [(midnight - timedelta(days=n)).strftime("%Y-%m-%d") for n in range(back, -1, -1)]

@@ -68,6 +68,9 @@ def parse_agent(attributes: Mapping[str, Any] | None, file: Path) -> Agent:
                 f"{_shown(file)}: attributes.archive.redact[{index}].pattern is not a regular expression ({error}); "
                 "correct it."
             ) from None
+    for index, scorer in enumerate(spec.scorers):
+        if scorer.filter.strip():
+            _require_filter(file, f"scorers[{index}].filter", scorer.filter)
     return agent
 
 
@@ -188,6 +191,16 @@ def _require_file(agent: Agent, file: Path, field: str, relative: str) -> None:
             f"{_shown(file)}: attributes.{field} names '{relative}', which is not there; "
             "create the file or correct the name."
         )
+
+
+def _require_filter(file: Path, field: str, text: str) -> None:
+    """Refuse a filter no day could be scored or counted by: it would stop the day's other scorers with it."""
+    from resources.sql.filters import condition_of
+
+    try:
+        condition_of(text)
+    except Refused as refusal:
+        raise Refused(f"{_shown(file)}: attributes.{field}: {refusal}") from None
 
 
 def _sentence(error: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Not here: scorers and alert rules (`spec.py`).
 """
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -65,9 +65,11 @@ class ArchivePolicy(Strict):
     @classmethod
     def _a_day(cls, value: str) -> str:
         try:
-            date.fromisoformat(value)
+            day = date.fromisoformat(value)
         except ValueError:
             raise ValueError(f"'{value}' is no day; write one that was, such as 2025-01-31") from None
+        if day > datetime.now(UTC).date():
+            raise ValueError(f"'{value}' is yet to come (UTC), and no day could be run; write today or a day that was")
         return value
 
     @model_validator(mode="after")

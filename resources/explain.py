@@ -67,7 +67,7 @@ def _explain_one(error: BaseException, where: str) -> str | None:
             "again."
         )
     lacking = _LACKING.search(text)
-    if lacking:
+    if lacking and type(error).__module__.startswith("mlflow."):  # Of MLflow's store: other databases have no upgrade.
         return (
             f"{where}: the database lacks what is asked for ({lacking[1].strip()[:120]}); if it is being upgraded let "
             "that end, then run again."

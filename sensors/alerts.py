@@ -1,4 +1,4 @@
-"""Alerts: one message for each failed run, each check that failed with ERROR, and each rollback.
+"""Alerts: one message for each failed run, each check that begins to fail with ERROR, and each rollback.
 
 Lives here: turning a finished run into messages (pure), and the sensor that sends them.
 Add here: a further event people must be told of.
@@ -6,6 +6,7 @@ Not here: the transport (`resources/webhook.py`), the rules over daily numbers (
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from sensors.opened import instance_of
-from sensors.watermark import Watermark
+from sensors.watermark import AlertCursor, Watermark
 
 RUNS_A_TICK = 50
 """Finished runs one tick tells of; the rest waits for the next tick."""
@@ -26,13 +27,30 @@ RUNS_READ = 1000
 LOOKBACK = timedelta(minutes=2)
 """How much later than another a run that ended earlier may appear in Dagster's storage."""
 
+OF_A_DAY = ("trace_scores", "archived_traces", "quality_metrics")
+"""Assets whose checks judge the partition of the run; checks of others judge what is now."""
+
+FAILING_KEPT = 2000
+"""Failing checks that are remembered: 20 rules on each of 90 late days. Who forgets one tells of it again."""
+
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
-def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[dict[str, Any]]:
-    """What is to be said of a finished run, each message under an id that names the event."""
+def messages_of(
+    agent: str,
+    run: dg.DagsterRun,
+    evaluations: Iterable[dg.AssetCheckEvaluation],
+    failing: dict[str, None] | None = None,
+) -> list[dict[str, Any]]:
+    """What is to be said of a finished run, each message under an id that names the event.
+
+    `failing` are the subjects (`subject_of`) people know to fail. It is brought up to date: what passes leaves it, what
+    fails with ERROR enters it, and a warning, such as of a day that cannot be judged yet, changes nothing. A run of a
+    partition repeats by the clock: it tells of what was not failing. Other runs were asked for and tell in any case.
+    """
     from lifecycle_assets.text import unescaped
 
+    known: dict[str, None] = {} if failing is None else failing
     messages = []
     if is_run_of(agent, run) and run.status == dg.DagsterRunStatus.FAILURE:
         messages.append(_message(agent, run, "run_failed", run.run_id, f"run of {run.job_name} failed"))
@@ -40,11 +58,37 @@ def messages_of(agent: str, run: dg.DagsterRun, evaluations: Iterable[dg.AssetCh
         text = f"champion was taken back by {run.tags.get('user', 'somebody')}: {_reason(agent, run)}"
         messages.append(_message(agent, run, "rolled_back", run.run_id, text[:1000]))
     for evaluation in evaluations:
-        if evaluation.asset_key.path[0] == agent and not evaluation.passed and evaluation.severity.value == "ERROR":
-            asset, check = evaluation.asset_key.to_user_string(), evaluation.check_name
-            text = f"check {check} on {asset} failed: {unescaped(evaluation.description or '')}"
-            messages.append(_message(agent, run, "check_failed", f"{run.run_id}:{asset}:{check}", text[:1000]))
+        if evaluation.asset_key.path[0] != agent:
+            continue
+        subject = subject_of(run, evaluation)
+        key, asset, check = _kept_as(subject), evaluation.asset_key.to_user_string(), evaluation.check_name
+        is_news = key not in known or not _day(run)
+        if evaluation.passed:
+            known.pop(key, None)
+        elif evaluation.severity.value == "ERROR":
+            if is_news:
+                text = f"check {check} on {asset} failed: {unescaped(evaluation.description or '')}"
+                event = f"{subject}:{evaluation.severity.value}:{run.run_id}"
+                messages.append(_message(agent, run, "check_failed", event, text[:1000]))
+            known.pop(key, None)
+            known[key] = None  # Last: what has not been seen for longest is forgotten first.
     return messages
+
+
+def subject_of(run: dg.DagsterRun, evaluation: dg.AssetCheckEvaluation) -> str:
+    """What a check judged: `<agent>/<asset>:<check>`, and `:<day>` for a check of a day."""
+    day = _day(run) if evaluation.asset_key.path[-1] in OF_A_DAY else ""
+    return f"{evaluation.asset_key.to_user_string()}:{evaluation.check_name}" + (f":{day}" if day else "")
+
+
+def _day(run: dg.DagsterRun) -> str:
+    return run.tags.get("dagster/partition", "")
+
+
+def _kept_as(subject: str) -> str:
+    from lifecycle_assets.records import digest
+
+    return digest(subject, length=12)
 
 
 def _reason(agent: str, run: dg.DagsterRun) -> str:
@@ -72,22 +116,23 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(dg.AssetKey([agent.name, "quality_metrics"])),
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fires when a run failed, a check failed with ERROR, or the champion was taken back. Sends one "
-        "message to the webhook. Never twice: the cursor moves past a run when its messages are sent, and a message "
-        "carries the event's id.",
+        description="Fires when a run failed, a check began to fail with ERROR, or the champion was taken back. Sends "
+        "one message to the webhook. Never twice: the cursor moves past a run when its messages are sent, and a "
+        "message carries the event's id. A check that fails again for the same day is no news until it has passed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from resources.webhook import configured
 
-        seen = Watermark.from_json(context.cursor)
+        seen = AlertCursor.from_json(context.cursor)
         if not seen.at:
-            start = Watermark(datetime.now(UTC).isoformat())
+            start = AlertCursor(datetime.now(UTC).isoformat())
             return dg.SensorResult(skip_reason="Watching from now on.", cursor=start.to_json())
-        told, messages, fault = _told_of(agent, instance_of(context), seen)
+        failing = dict.fromkeys(seen.failing)
+        told, messages, fault = _told_of(agent, instance_of(context), seen, failing)
         if fault and not told:
             raise fault
         # What was delivered is not sent again; the rest is, at the next tick.
-        after = seen.advance(told, LOOKBACK).to_json()
+        after = replace(seen.advance(told, LOOKBACK), failing=tuple(failing)[-FAILING_KEPT:]).to_json()
         if not configured(agent.spec.alerts.webhook_env):
             reason = f"{messages} to tell; set {agent.spec.alerts.webhook_env} to be told."
         else:
@@ -97,20 +142,30 @@ def alert_sensor(agent: Agent) -> dg.SensorDefinition:
     return sensor
 
 
-def _told_of(agent: Agent, instance: dg.DagsterInstance, seen: Watermark) -> tuple[dict[str, str], int, Refused | None]:
-    """Send the messages of every new run; returns runs told of and when they ended, messages, and what stopped it."""
+def _told_of(
+    agent: Agent, instance: dg.DagsterInstance, seen: Watermark, failing: dict[str, None]
+) -> tuple[dict[str, str], int, Refused | None]:
+    """Send the messages of every new run; returns runs told of and when they ended, messages, and what stopped it.
+
+    `failing` is as after the last run told of. What nobody could be told of, without a webhook, does not enter it.
+    """
     from resources.webhook import Webhook, configured
 
     finished = finished_runs(instance, seen)
     told = {run_id: at for at, run_id, _ in finished if run_id in seen.ids}
     known, messages = len(told), 0
+    is_heard = configured(agent.spec.alerts.webhook_env)
     for at, run_id, run in [one for one in finished if one[1] not in seen.ids][:RUNS_A_TICK]:
-        said = messages_of(agent.name, run, _evaluations(instance, run_id))
+        after = dict(failing)
+        said = messages_of(agent.name, run, _evaluations(instance, run_id), after)
         try:
-            for message in said if configured(agent.spec.alerts.webhook_env) else []:
+            for message in said if is_heard else []:
                 Webhook(agent.spec.alerts.webhook_env).post(message)
         except Refused as refusal:
             return (told if len(told) > known else {}), messages, refusal
+        kept = [one for one in after if is_heard or one in failing]
+        failing.clear()
+        failing.update(dict.fromkeys(kept))
         told[run_id] = at
         messages += len(said)
     return told, messages, None

@@ -49,19 +49,19 @@ def labels_landed_sensor(agent: Agent) -> dg.SensorDefinition:
         from resources.store_glance import evaluation_dataset
 
         before = LandedCursor.from_json(context.cursor)
-        look = Look(agent, context, assets=RESTS_ON, watched=[evaluation_dataset(before.dataset)])
+        look = Look(agent, context, assets=RESTS_ON, watched=[evaluation_dataset(before.dataset, before.dataset_id)])
         if unchanged := look.unchanged(before):
             return dg.SensorResult(skip_reason=before.said, cursor=unchanged.to_json())
         instance = instance_of(context)
         recorded = latest(instance, key, DatasetRecord)
         if recorded is None or look.events[1] is None:
             return dg.SkipReason(f"Nothing was evaluated yet: run {agent.name}_release first.")
-        look = look.watching([evaluation_dataset(recorded.name)])
+        look = look.watching([evaluation_dataset(recorded.name, recorded.dataset_id)])
         evaluator: Evaluator = gateway(context, "evaluator")
         held = evaluator.held(recorded)
         if held is None:
             return dg.SkipReason(f"Dataset {recorded.name} was deleted: run {agent.name}_release to make it again.")
-        seen = LandedCursor(dataset=recorded.name, mark=held.mark, recorded=recorded.digest, said=before.said)
+        seen = LandedCursor(recorded.name, recorded.dataset_id, held.mark, recorded.digest, before.said)
         if (seen.mark, seen.recorded) == (before.mark, before.recorded):
             return dg.SensorResult(skip_reason=seen.said, cursor=look.noted(seen).to_json())
         if under_way(instance, agent.name):

@@ -5,7 +5,8 @@ Add here: a further place a decision may rest on.
 Not here: the questions themselves (`resources/store_glance.py`), decisions (each sensor's module).
 
 Two steps. The first asks Dagster for the last materialization of each asset, and looks at the facts of files, without
-SQL to MLflow's store. When something was written there, be it a trace, the second asks one query per watched thing.
+SQL to MLflow's store. When something was written there, be it a trace, or the store is a server, which has no such
+facts, the second asks one query per watched thing.
 Only when that differs too does the sensor ask what costs. Where nothing can be told, it does so at every tick. A look
 is a shortcut, never a decision: with a lost cursor, or one of an earlier release, the sensor decides anew, and its run
 keys keep it from asking twice.
@@ -57,7 +58,7 @@ class Look:
 
     @property
     def can_tell(self) -> bool:
-        """Whether everything could be looked at: the tables in their folder, the rows in the store's file."""
+        """Whether everything could be looked at: the tables in their folder, the rows in the store."""
         return bool(self._beside and (self._things or not self._watched))
 
     def unchanged(self, cursor: LookedT) -> LookedT | None:

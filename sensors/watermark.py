@@ -83,6 +83,13 @@ class Watermark(Cursor):
 
 
 @dataclass(frozen=True)
+class AlertCursor(Watermark):
+    """The runs people were told of, and the checks they know to fail (digests of their subjects, oldest first)."""
+
+    failing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BackfillCursor(Cursor):
     """What the scorer backfill has decided on: scorers, newest scores, newest change of its runs, and the UTC day."""
 
@@ -121,9 +128,10 @@ class SyncCursor(Looked):
 
 @dataclass(frozen=True)
 class LandedCursor(Looked):
-    """The dataset when its records were last read: its name, MLflow's mark of it, and the digest recorded then."""
+    """The dataset when its records were last read: name and id, MLflow's mark of it, and the digest recorded then."""
 
     dataset: str = ""
+    dataset_id: str = ""
     mark: str = ""
     recorded: str = ""
     said: str = ""

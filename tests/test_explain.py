@@ -38,7 +38,13 @@ def test_user_password_and_query_are_never_shown(uri: str, shown: str):
     ],
 )
 def test_a_store_that_was_upgraded_is_told_from_an_old_one(error: str, said: str):
-    found = explain(RuntimeError(error), "sqlite:///x")
+    from mlflow.exceptions import MlflowException
+
+    found = explain(MlflowException(error), "sqlite:///x")
     assert found is not None
     assert found.startswith(said)
     assert "secret" not in found
+
+
+def test_a_database_that_is_not_mlflows_is_not_told_to_be_upgraded():
+    assert explain(RuntimeError("(sqlite3.OperationalError) no such table: event_logs"), "sqlite:///x") is None

@@ -1,7 +1,9 @@
 """A wrong declaration: one sentence naming file, field and remedy."""
 
 import copy
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,20 @@ from lifecycle_assets.spec_yaml import load_yaml
 from tests.building import ATTRIBUTES, write_agent
 
 Change = Callable[[dict[str, Any]], object]
+
+FILTERS_REFUSED = [
+    ("quality > 3", "quality > 3"),
+    ("tags.a = 'b' AND attributes.nonsense = 'x'", "attributes.nonsense = 'x'"),
+    ("tags.a = 'b' OR tags.a = 'c'", "tags.a = 'b' OR tags.a = 'c'"),
+    ("trace_id = 'x'", "trace_id = 'x'"),
+    ("timestamp_ms IS NULL", "timestamp_ms IS NULL"),
+    ("status IS NULL", "status IS NULL"),
+    ("tags.a <> 'x'", "tags.a <> 'x'"),
+    ("Tags.a = 'x'", "Tags.a = 'x'"),
+    ("STATUS = 'OK'", "STATUS = 'OK'"),
+    ("timestamp > 3.5", "timestamp > 3.5"),
+]
+"""A scorer's filter that no search takes, and the clause that is named."""
 
 
 def refused(folder: Path, change: Change) -> str:
@@ -39,6 +55,36 @@ def test_an_alert_rule_may_name_each_daily_number(tmp_path: Path, metric: str):
     attributes = copy.deepcopy(ATTRIBUTES)
     alert(attributes, metric, "tenant")
     assert parse_agent(attributes, write_agent(tmp_path)).spec.alerts.rules[0].metric == metric
+
+
+def test_a_filter_that_is_declared_is_one_that_the_store_searches_by(tmp_path: Path, migrated_store: Path):
+    """What loading lets through must not stop a day: MLflow itself takes each of them, and none that is refused."""
+    from mlflow.exceptions import MlflowException
+
+    from resources.mlflow_store import open_client
+    from resources.platform import Platform
+
+    attributes = copy.deepcopy(ATTRIBUTES)
+    clauses = [
+        "attributes.status = 'OK'",
+        "trace.status LIKE 'O%'",
+        "request_id ILIKE 'a%'",
+        "name LIKE 'a%' AND run_id IS NOT NULL",
+        "timestamp_ms > 3 and execution_time_ms <= 2.5 AND end_time != 0",
+        "tags.`a b` != 'x' AND metadata.m IS NULL AND request_metadata.m LIKE 'x'",
+        "feedback.thumb IS NULL AND expectation.facts IS NOT NULL",
+    ]
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated_store, tmp_path / "home" / "mlflow.db")
+    store = open_client(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path / "home")}))
+    experiment = store.create_experiment("/agents/tiny")
+    for clause in clauses:
+        attributes["scorers"][0]["filter"] = clause
+        assert parse_agent(attributes, write_agent(tmp_path)).spec.scorers[0].filter == clause
+        assert store.search_traces(locations=[experiment], filter_string=clause) == []
+    for clause, _ in FILTERS_REFUSED:
+        with pytest.raises(MlflowException):
+            store.search_traces(locations=[experiment], filter_string=clause)
 
 
 def test_a_section_that_is_written_twice_is_refused(tmp_path: Path):
@@ -92,6 +138,19 @@ def test_a_merged_mapping_may_be_overridden():
         ),
         (lambda a: a.update(monitoring={"coverage": 0.9}), "coverage is 0.9", "write fields below it (share, within"),
         (lambda a: a.update(archive={"start_date": "2025-13-01"}), "attributes.archive.start_date", "is no day"),
+        (
+            lambda a: a.update(archive={"start_date": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"}),
+            "attributes.archive.start_date",
+            "write today or a day that was",
+        ),
+        *[
+            (
+                lambda a, wrong=wrong: a["scorers"][0].update(filter=wrong),
+                f"attributes.scorers[0].filter: The scorer filter's clause {clause!r}",
+                "write comparisons such as tags.environment = 'prod'",
+            )
+            for wrong, clause in FILTERS_REFUSED
+        ],
         (lambda a: alert(a, "shouted"), "alerts.rules[0].metric: unknown metric 'shouted'", "write <scorer>/mean"),
         (lambda a: alert(a, "latency/p94"), "alerts.rules[0].metric: unknown metric", "such as latency/p95"),
         (lambda a: alert(a, "traces{tenant=a}"), "no slice is '{tenant=a}'", "monitoring.slices declares (none yet)"),

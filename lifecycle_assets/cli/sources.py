@@ -9,7 +9,7 @@ Not here: what is read.
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -46,10 +46,11 @@ LOCK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Recorded(Generic[RecordT]):
-    """A record and the moment Dagster got it, ISO 8601 UTC."""
+    """A record, the moment Dagster got it (ISO 8601 UTC), and the numbers told beside it."""
 
     at: str
     record: RecordT
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Sources:
@@ -180,9 +181,11 @@ class Sources:
         for event in sorted(events, key=lambda event: event.timestamp, reverse=True)[:limit]:
             entry = event.event_log_entry
             said = entry.asset_materialization or entry.asset_observation
-            value = said.metadata.get(RECORD_KEY) if said else None
+            told = said.metadata if said else {}
+            value = told.get(RECORD_KEY)
             if value is not None and isinstance(value.value, Mapping) and _fits(kind, value.value):
-                found.append(Recorded(iso(event.timestamp), kind.from_json(value.value)))
+                numbers = {name: one.value for name, one in told.items() if isinstance(one.value, int | float)}
+                found.append(Recorded(iso(event.timestamp), kind.from_json(value.value), numbers))
         return found
 
     def latest(self, agent: Agent, asset: str, kind: type[RecordT]) -> Recorded[RecordT] | None:

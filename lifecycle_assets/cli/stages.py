@@ -5,16 +5,17 @@ Add here: a stage, or a fact of one.
 Not here: the release group (`stages_release.py`), printing (`status.py`), what should change (`plan.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 from lifecycle_assets.candidate.source import observe_source
 from lifecycle_assets.cli.output import iso
-from lifecycle_assets.cli.sources import Sources, guarded
+from lifecycle_assets.cli.sources import Recorded, Sources, guarded
 from lifecycle_assets.cli.stages_release import Facts, champion_stage, deployment_stage, differs, version_stage
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.records import (
+    ArchiveRecord,
     DatasetRecord,
     EvalRecord,
     ModelRecord,
@@ -108,15 +109,15 @@ def _archive(agent: Agent, sources: Sources) -> Facts | None:
     if not any(counts[table] for table in ("traces", "spans", "assessments")) and newest is None:
         return None
     last = sources.rows(agent, "SELECT max(request_time) AS newest FROM traces")[0]["newest"]
+    ran = sources.latest(agent, "archived_traces", ArchiveRecord)
     produced = datetime.fromtimestamp(newest.request_ms / 1000, UTC) if newest else None
     behind = (produced - last).total_seconds() if produced and last else None
     return {
-        "at": iso(last),
+        "last_ran": ran.at if ran else "",
         "rows": counts,
-        "newest_archived": iso(last),
-        "newest_production": iso(produced),
+        "newest_trace_archived": iso(last),
+        "newest_trace_produced": iso(produced),
         "behind_seconds": None if behind is None else max(0.0, round(behind, 3)),
-        "lag_seconds": round((datetime.now(UTC) - last).total_seconds(), 1) if last else None,
         "newest_trace": newest.trace_id if newest else "",
         "newest_trace_model_id": newest.model_id if newest else "",
     }
@@ -133,7 +134,27 @@ def _coverage(agent: Agent, sources: Sources) -> Facts | None:
         return None
     # Newest first, so that `max` keeps the newest materialization of the newest day.
     last = max(found, key=lambda one: one.record.day)
-    return {"at": last.at, "day": last.record.day, "traces": last.record.traces, "coverage": last.record.coverage}
+    by_day = {one.record.day: one for one in reversed(found)}
+    pending = [one for one in by_day.values() if one.numbers.get("pending")]
+    return {
+        "at": last.at,
+        "day": last.record.day,
+        "traces": last.record.traces,
+        "coverage": last.record.coverage,
+        **publishing_lag(pending, datetime.now(UTC)),
+    }
+
+
+def publishing_lag(pending: Sequence[Recorded[ScoresRecord]], now: datetime) -> Facts:
+    """Scores that MLflow does not show yet, by the last run of each day that has some, and for how long the oldest."""
+    minutes = [
+        one.numbers.get("oldest_pending_minutes", 0) + (now - datetime.fromisoformat(one.at)).total_seconds() / 60
+        for one in pending
+    ]
+    return {
+        "pending": sum(int(one.numbers["pending"]) for one in pending),
+        "oldest_pending_minutes": round(max(minutes), 1) if minutes else None,
+    }
 
 
 def _sessions(agent: Agent, sources: Sources) -> Facts | None:

@@ -15,7 +15,6 @@ from lifecycle_assets.refused import Refused
 from resources.explain import explained
 from resources.platform import Platform
 from resources.reading.few_collections import few_collections
-from resources.reading.public_pages import may_help, read_together
 from resources.reading.row_batches import batch_of, joined, listing_of, rows_or_why
 from resources.reading.store_state import store_state
 from resources.reading.trace_fetch import Infos, Part, TraceFetch
@@ -98,20 +97,11 @@ class PublicReader(TraceReader):
             yield batch_of(rows, with_spans=False)
 
     def batches(self, listing: "pa.Table", *, redact: Redaction = ()) -> Iterator[Batch]:
-        """See `TraceReader.batches`; of very many, a second process reads half."""
+        """See `TraceReader.batches`."""
         text, starts = Text(redact), listing.column("request_ms").to_pylist()
         ids = listing.column("trace_id").to_pylist()
-        pages = [(ids[at : at + PAGE], starts[at : at + PAGE]) for at in range(0, len(ids), PAGE)]
         with explained(self._platform.tracking_uri), few_collections(len(ids)):
-            if may_help(self._platform, len(pages)):
-                read = lambda page: self.page(*page, text)  # noqa: E731
-                yield from read_together(self._platform, self._experiment_id, redact, pages, read)
-            else:
-                yield from self._pages(ids, starts, text)
-
-    def page(self, ids: Sequence[str], starts: Sequence[int], text: Text) -> Batch:
-        """One page of traces, which started at `starts` (epoch milliseconds)."""
-        return joined(list(self._pages(ids, starts, text)))
+            yield from self._pages(ids, starts, text)
 
     def _pages(self, ids: Sequence[str], starts: Sequence[int], text: Text) -> Iterator[Batch]:
         done, parts = 0, []

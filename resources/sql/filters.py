@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from lifecycle_assets.refused import Refused
 
 _CLAUSE = re.compile(
-    r"""\s*(?:(?P<kind>tags?|metadata|request_metadata|attributes?|trace|feedback|expectation)\s*\.\s*)?
+    r"""\s*(?:(?P<kind>(?-i:tags?|metadata|request_metadata|attributes?|trace|feedback|expectation))\s*\.\s*)?
         (?P<key>`[^`]+`|"[^"]+"|[\w.]+)\s*
         (?:(?P<null>IS\s+(?:NOT\s+)?NULL)\b
-          |(?P<compare>!=|<>|>=|<=|=|<|>|I?LIKE\b)\s*(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?))
+          |(?P<compare>!=|>=|<=|=|<|>|I?LIKE\b)\s*(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?))
         \s*""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -34,7 +34,7 @@ _NUMBERS = {
     "end_time": "ended_ms",
     "end_time_ms": "ended_ms",
 }
-_TEXTS = {"status": "state", "state": "state", "request_id": "trace_id", "trace_id": "trace_id"}
+_TEXTS = {"status": "state", "request_id": "trace_id"}
 _NAMED = {"name": ("tags", "mlflow.traceName"), "run_id": ("metadata", "mlflow.sourceRun")}
 
 
@@ -77,9 +77,7 @@ def split_judged(filter_string: str) -> tuple[str, dict[str, bool]]:
         matches = list(_clauses(filter_string))
     except Refused:
         return filter_string, {}
-    judged = {
-        m: f"{m['kind'].lower()}.{_key(m)}" for m in matches if (m["kind"] or "").lower() in _JUDGED and m["null"]
-    }
+    judged = {m: f"{m['kind']}.{_key(m)}" for m in matches if m["kind"] in _JUDGED and m["null"]}
     rest = " AND ".join(match[0].strip() for match in matches if match not in judged)
     return rest, {name: "NOT" in match["null"].upper() for match, name in judged.items()}
 
@@ -104,29 +102,33 @@ def _key(match: re.Match[str]) -> str:
 
 def _comparison(match: re.Match[str], name: str, parameters: dict[str, str | float], judged: str) -> str:
     key = _key(match)
-    said = (match["kind"] or "").lower()
+    said = match["kind"] or ""
     if said in _JUDGED:
         if not match["null"]:
             raise _not_understood(match[0])
         parameters[f"{name}k"] = f"{said}.{key}"
         return f"{judged.format(key=f':{name}k')} {' '.join(match['null'].upper().split())}"
     kind = _MAPS.get(said, "")
-    number = not kind and key.lower() in _NUMBERS
-    if not kind and key.lower() in _NAMED:
-        kind, key = _NAMED[key.lower()]
+    number = not kind and key in _NUMBERS
+    if not kind and key in _NAMED:
+        kind, key = _NAMED[key]
     if kind:
         parameters[f"{name}k"] = key
         left = f"{kind}[:{name}k]"
     elif number:
-        left = _NUMBERS[key.lower()]
-    elif key.lower() in _TEXTS:
-        left = _TEXTS[key.lower()]
+        left = _NUMBERS[key]
+    elif key in _TEXTS:
+        left = _TEXTS[key]
     else:
         raise _not_understood(match[0])
+    if match["null"] and not kind:
+        raise _not_understood(match[0])  # MLflow's search asks that of tags, metadata, name and run_id only.
     if match["null"]:
         return f"{left} {' '.join(match['null'].upper().split())}"
     compare = {"!=": "<>"}.get(match["compare"], match["compare"].upper())
     text = match["value"][0] in "'\""
+    if key == "timestamp" and number and "." in match["value"]:
+        raise _not_understood(match[0])  # To MLflow's parser that word is SQL's.
     if text == number or (not number and compare in ("<", "<=", ">", ">=")) or (number and "LIKE" in compare):
         raise _not_understood(match[0])
     value = match["value"]

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from lifecycle_assets.refused import Refused
 from tests.building import TODAY, Released, World, day_of, released_once
 from tests.cli.conftest import Run
 
@@ -193,8 +194,9 @@ def test_a_filter_that_cannot_be_counted_is_one_sentence(world: World, run: Run)
     scorers: list[dict[str, Any]] = [
         {"name": "shouted", "source": "scorers.py:shouted", "filter": "feedback.thumb > 0.5"}
     ]
-    world.declared(scorers=scorers)
+    with pytest.raises(Refused):
+        world.declared(scorers=scorers)
     found = run("backfill", "tiny", *RANGE)
     assert found.exit_code in (1, 2)
     assert "cannot be counted by SQL; write comparisons such as" in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    assert len(found.stderr.strip().splitlines()) == 2, "that sentence, and that no other agent is declared"

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
+from lifecycle_assets.edges import RECORD_KEY
+from lifecycle_assets.home import open_instance
+from lifecycle_assets.records import ScoresRecord
 from resources.mlflow_store import open_client, open_mlflow
 from resources.platform import Platform
 from tests.cli.conftest import HOSTILE, ROOT, Built, Run
@@ -87,6 +91,8 @@ def test_status_names_every_stage(state: Built, run: Run) -> None:
     }
     assert found["archived_traces"]["rows"]["traces"] == 4
     assert found["archived_traces"]["behind_seconds"] == 0
+    assert found["archived_traces"]["last_ran"] >= found["archived_traces"]["newest_trace_archived"]
+    assert (found["trace_scores"]["pending"], found["trace_scores"]["oldest_pending_minutes"]) == (0, None)
     assert found["archived_traces"]["newest_trace_model_id"] == model
     assert found["trace_scores"]["coverage"]["local_tiny_shouted"]["sampled"] == 4
     session = found["labeling_session"]["sessions"][0]
@@ -101,6 +107,24 @@ def test_status_reads_and_changes_nothing(state: Built, run: Run) -> None:
     assert "local_tiny_shouted" in text
     assert "first look" in text
     assert files(state.home) == before
+
+
+def test_scores_that_mlflow_does_not_show_yet_are_said_with_the_time_they_wait(copied: Built, run: Run) -> None:
+    """By the last run of each day: the third is of a day whose scores were published since."""
+    key = dg.AssetKey(["tiny", "trace_scores"])
+    with open_instance(Platform.from_env()) as instance:
+        for day, pending, minutes in (("01", 7, 30.0), ("02", 3, 90.0), ("03", 9, 500.0), ("03", 0, 0.0)):
+            record = ScoresRecord(f"2025-02-{day}", "d", 9, {})
+            metadata = {RECORD_KEY: dg.MetadataValue.json(record.to_json()), "pending": pending}
+            metadata["oldest_pending_minutes"] = minutes
+            instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata, partition=record.day))
+    found = stages(run)["trace_scores"]
+    assert (found["pending"], 90 <= found["oldest_pending_minutes"] < 100) == (10, True)
+    assert found["day"] > "2025-02-03"
+    shown = run("status", "tiny").stdout
+    assert "pending 10, oldest pending minutes 9" in shown
+    assert "last ran 20" in shown
+    assert "newest trace archived 20" in shown
 
 
 def test_a_champion_moved_by_hand_is_seen(copied: Built, run: Run) -> None:

@@ -5,8 +5,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,10 @@ from lifecycle_assets.refused import Refused
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.reading.database_reader import DatabaseReader
-from resources.reading.public_pages import Ask, read_together
 from resources.reading.public_reader import PublicReader
 from resources.reading.reading import open_reader
 from resources.reading.server_traces import duration_ms, moment_ms
-from resources.reading.trace_reader import Batch, Marks, TraceReader
-from resources.redaction import Text
+from resources.reading.trace_reader import Marks, TraceReader
 from tests.resources.readers import FOREVER, START_MS, in_database, rows, tables, trace, write
 from tests.resources.test_trace_store import EXPERIMENT, MIDNIGHT_MS, assess, make_bare_trace, make_trace
 
@@ -161,36 +157,6 @@ def test_reading_leaves_mlflows_locks_alone(platform: Platform, monkeypatch: pyt
 
     assert "database is locked" in tried.stderr
     assert "adbc_driver_sqlite" not in sys.modules
-
-
-def test_a_second_process_reads_pages_by_mlflow_too(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [make_trace(platform, MIDNIGHT_MS + i, outputs={"a": i}, error=i == 1) for i in range(3)]
-    assess(platform, made[0], name="good", value=0.5)
-    broken = "UPDATE spans SET content = '{' WHERE trace_id = ? AND parent_span_id IS NULL"
-    in_database(platform.home / "mlflow.db", broken, made[2])
-    known, (_, public) = experiment_id(platform, EXPERIMENT), readers(platform)
-    pages = [(made[i % 3 :], list(range(i % 3, 3))) for i in range(300)]
-    expected = [tables([public.page(*page, Text(RULES))]) for page in pages[:3]]
-    mine: list[Ask] = []
-
-    def slowly(page: Ask) -> Batch:
-        mine.append(page)
-        time.sleep(0.2)
-        return public.page(*page, Text(RULES))
-
-    stream = read_together(platform, known, RULES, pages, slowly)
-    for nth, page in enumerate(stream):
-        assert tables([page]) == expected[nth % 3]
-        if len(mine) < nth:  # Others were read over there.
-            break
-    stream.close()
-
-    assert len(mine) < nth
-    assert expected[0]["quarantined"] == [(made[2], 2)]
-    monkeypatch.setattr("resources.reading.public_pages._CHILD", "resources.reading.no_such_module")
-    alone = read_together(platform, known, RULES, pages[:3], slowly)
-    assert [tables([page]) for page in alone] == expected
-    assert not any(thread.name == "second reader" for thread in threading.enumerate())
 
 
 @given(ms=st.integers(0, 253_402_300_799_999), took_ms=st.integers(-(10**9), 10**12))

@@ -13,12 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from mlflow.exceptions import MlflowException
 
 from resources import store_glance as glance
 from resources.file_facts import TICK_NS, file_state, newest_commit
 from resources.mlflow_store import open_client, open_mlflow
 from resources.platform import Platform
 from resources.store_glance import StoreGlance
+from tests.resources.mlflow_server import mlflow_server
+from tests.sensors.counting import requests_during
 
 MODEL = "main.agents.tiny"
 TICK_SECONDS = TICK_NS / 1e9 * 1.5
@@ -161,8 +164,13 @@ WATCHED = {
     "ledger": lambda s: glance.run_named_by(MODEL, "/agents/main.agents.tiny.ledger", "lifecycle.ledger"),
     "scorers": lambda s: glance.experiment_tags("/agents/tiny", "lifecycle.scorer."),
     "queue": lambda s: glance.completed_items(s["queue"]),
-    "dataset": lambda s: glance.evaluation_dataset("tiny_eval"),
+    "dataset": lambda s: glance.evaluation_dataset("tiny_eval", s["dataset"].dataset_id),
 }
+
+
+def decide(store: dict[str, Any]) -> None:
+    store["client"].create_experiment("/agents/main.agents.tiny.ledger")
+
 
 Change = tuple[str, Callable[[dict[str, Any]], Any]]
 CHANGES: list[Change] = [
@@ -179,7 +187,7 @@ CHANGES: list[Change] = [
     ("ledger", lambda s: s["client"].log_param(s["run"], "move.000002", "b")),
     ("ledger", lambda s: s["client"].delete_run(s["run"])),
     ("ledger", lambda s: s["client"].set_registered_model_tag(MODEL, "lifecycle.ledger", "0" * 32)),
-    ("ledger", lambda s: s["client"].create_experiment("/agents/main.agents.tiny.ledger")),
+    ("ledger", decide),
     ("scorers", lambda s: s["client"].set_experiment_tag(s["experiment"], "lifecycle.scorer.one", "[]")),
     ("scorers", lambda s: s["client"].delete_experiment_tag(s["experiment"], "lifecycle.scorer.one")),
     ("scorers ledger", lambda s: s["client"].delete_experiment(s["experiment"])),
@@ -223,6 +231,47 @@ def test_what_changed_is_seen_and_nothing_else(platform: Platform, store: dict[s
         assert {name: look.rows([watched(store)]) for name, watched in WATCHED.items()} == before
 
 
+def test_a_server_tells_the_same_differences_by_one_request_each(
+    platform: Platform, store: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What somebody does to the store behind a server; each change makes the same things differ."""
+    file = platform.home / "mlflow.db"
+    with mlflow_server(file, tmp_path / "server") as server:
+        look = StoreGlance(server)
+
+        def told() -> dict[str, str]:
+            open_mlflow(server)
+            found = {name: look.rows([watched(store)]) for name, watched in WATCHED.items()}
+            open_mlflow(platform)
+            return found
+
+        before, kept = told(), file.read_bytes()
+        assert all(before.values())
+        assert len(set(before.values())) == len(before)
+        for name, watched in WATCHED.items():
+            asked = requests_during(lambda watched=watched: look.rows([watched(store)]))
+            assert len(asked) == (2 if name == "ledger" else 1), asked
+        every = [watched(store) for watched in WATCHED.values()]
+        assert len(requests_during(lambda: look.rows(every))) == len(WATCHED), "the registered model is asked for once"
+        assert look.state() == ""
+        assert look.rows([glance.aliases("no.such.model")]) != look.rows([glance.aliases(MODEL)])
+        assert look.rows([glance.aliases(MODEL), glance.evaluation_dataset("tiny_eval", "")]) == ""
+        assert look.rows([glance.versions("o'clock", [])]) == "", "refused: nothing is told"
+        for names, change in CHANGES:
+            change(store)
+            after = told()
+            # Who reads the ledger asks for the deciding experiment only when the model names no run.
+            expected = set() if change is decide else set(names.split())
+            assert {name for name in WATCHED if after[name] != before[name]} == expected, names
+            with closing(sqlite3.connect(file)) as con, closing(sqlite3.connect(":memory:")) as old:
+                old.deserialize(kept)
+                old.backup(con)
+        assert told() == before
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException, match="registered-models/get"):
+        look.rows([glance.aliases(MODEL)])
+
+
 def test_one_query_each_of_one_moment(platform: Platform):
     from tests.sensors.counting import asked_during
 
@@ -245,7 +294,7 @@ def test_what_we_never_tested_or_cannot_read_is_left_to_the_client(platform: Pla
     assert look.rows([glance.aliases(MODEL)]) == ""
     assert look.state() == ""
     assert not file.exists(), "a look makes nothing"
-    for uri in ("http://127.0.0.1:9", "postgresql://u@h/d", "sqlite:///x.db?mode=rwc", "mysql://h/d"):
+    for uri in ("postgresql://u@h/d", "sqlite:///x.db?mode=rwc", "mysql://h/d"):
         other = StoreGlance(Platform.from_env({"LIFECYCLE_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": uri}))
         assert (other.state(), other.rows([glance.aliases(MODEL)])) == ("", "")
 

@@ -15,7 +15,7 @@ from resources.alias_ledger import Entry
 from resources.model_registry import RegisteredVersion
 from sensors.alerts import messages_of
 from sensors.labeling import decide_opening
-from sensors.watermark import BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
+from sensors.watermark import AlertCursor, BackfillCursor, Cursor, DriftCursor, LabelingCursor, SyncCursor, Watermark
 
 
 def version(name: str = "shouted", number: str = "1", digest: str = "d1") -> ScorerVersion:
@@ -170,12 +170,14 @@ class TestFindDrift:
 
 
 def run_of(job: str, status: dg.DagsterRunStatus = dg.DagsterRunStatus.FAILURE, **options: Any) -> dg.DagsterRun:
-    return dg.DagsterRun(job_name=job, run_id="r-1", status=status, **options)
+    return dg.DagsterRun(job_name=job, **{"run_id": "r-1", "status": status, **options})
 
 
-def evaluation(agent: str = "tiny", *, passed: bool = False, severity: str = "ERROR") -> dg.AssetCheckEvaluation:
+def evaluation(
+    agent: str = "tiny", *, asset: str = "trace_scores", passed: bool = False, severity: str = "ERROR"
+) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey([agent, "trace_scores"]),
+        asset_key=dg.AssetKey([agent, asset]),
         check_name="coverage",
         passed=passed,
         metadata={},
@@ -203,7 +205,7 @@ class TestMessages:
 
     def test_a_check_that_failed_with_error_is_told_also_of_a_run_that_succeeded(self):
         (message,) = messages_of("tiny", run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS), [evaluation()])
-        assert (message["id"], message["kind"]) == ("r-1:tiny/trace_scores:coverage", "check_failed")
+        assert (message["id"], message["kind"]) == ("tiny/trace_scores:coverage:ERROR:r-1", "check_failed")
         assert message["text"].endswith("3 wait.")
 
     @pytest.mark.parametrize("silent", [{"passed": True}, {"severity": "WARN"}, {"agent": "other"}])
@@ -211,8 +213,34 @@ class TestMessages:
         run = run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS)
         assert messages_of("tiny", run, [evaluation(**silent)]) == []
 
+    def test_a_check_of_a_day_is_told_when_it_begins_to_fail_and_again_once_it_passed(self):
+        known: dict[str, None] = {}
+
+        def told(run_id: str, day: str, **found: Any) -> list[str]:
+            tags = {"dagster/partition": day}
+            run = run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS, run_id=run_id, tags=tags)
+            return [message["id"] for message in messages_of("tiny", run, [evaluation(**found)], known)]
+
+        assert told("r-1", "2026-11-20") == ["tiny/trace_scores:coverage:2026-11-20:ERROR:r-1"]
+        assert told("r-2", "2026-11-20") == []
+        assert told("r-3", "2026-11-19") == ["tiny/trace_scores:coverage:2026-11-19:ERROR:r-3"]
+        assert told("r-4", "2026-11-20", severity="WARN") == told("r-5", "2026-11-20") == []
+        assert told("r-6", "2026-11-19", passed=True) == told("r-7", "2026-11-20") == []
+        assert told("r-8", "2026-11-20", passed=True) == []
+        assert told("r-9", "2026-11-20") == ["tiny/trace_scores:coverage:2026-11-20:ERROR:r-9"]
+
+    def test_what_is_judged_as_it_is_now_is_one_thing_whatever_the_day(self):
+        known: dict[str, None] = {}
+        found = evaluation(asset="deployment")
+        counts = []
+        for tags in ({"dagster/partition": "2026-11-20"}, {"dagster/partition": "2026-11-19"}, {}, {}):
+            run = run_of("tiny_monitor", dg.DagsterRunStatus.SUCCESS, tags=tags)
+            counts.append(len(messages_of("tiny", run, [found], known)))
+        assert counts == [1, 0, 1, 1], "a run somebody asked for, such as a release with its gate, is always told"
+
 
 CURSORS: list[Cursor] = [
+    AlertCursor("2026-11-20T10:00:00+00:00", ("a", "b"), ("c",)),
     Watermark("2026-11-20T10:00:00+00:00", ("a", "b")),
     BackfillCursor("digest", 7, "2026-11-20T10:00:00", "2026-11-20"),
     LabelingCursor("3:4", "2"),
@@ -284,11 +312,11 @@ class TestDaysDue:
     def test_yesterday_until_it_has_settled_and_late_days_once(self, hour: int, minute: int, days: int):
         now = datetime(2026, 3, 1, hour, minute, tzinfo=UTC)
         due = days_due(now, late_days=3, settle=self.SETTLE)
-        assert due == ["2026-03-01", "2026-02-28", "2026-02-27", "2026-02-26"][:days]
+        assert due == ["2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01"][-days:]
 
     def test_a_long_settling_time_keeps_yesterday_due(self):
         now = datetime(2026, 3, 1, 5, 5, tzinfo=UTC)
-        assert days_due(now, late_days=0, settle=timedelta(hours=5)) == ["2026-03-01", "2026-02-28"]
+        assert days_due(now, late_days=0, settle=timedelta(hours=5)) == ["2026-02-28", "2026-03-01"]
 
     def test_no_late_days_still_is_today(self):
         assert days_due(datetime(2026, 3, 1, 3, 5, tzinfo=UTC), 0, self.SETTLE) == ["2026-03-01"]

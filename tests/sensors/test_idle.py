@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from lifecycle_assets.refused import Refused
 from resources.feedback import send_feedback
 from resources.file_facts import TICK_NS
 from tests.building import ATTRIBUTES, Released, World, day_of, noon
@@ -223,10 +224,26 @@ def test_over_http_a_tick_is_one_request_for_each_watched_thing(
             tick = world.tick(sensor)
             cursors[sensor] = world.tick(sensor, tick.cursor).cursor or tick.cursor
         asked = {s: requests_during(lambda s=s: world.tick(s, cursors[s])) for s in OF_SERVER}
+        for sensor, statements in OF_DAGSTER.items():
+            idle = asked_during(lambda sensor=sensor: world.tick(sensor, cursors[sensor]))
+            assert len(idle) <= statements, idle
         World(world.agent, server, world.instance).ask("over http", at=noon(0))
         later = {s: requests_during(lambda s=s: world.tick(s, cursors[s])) for s in OF_SERVER}
+        name, drift = world.agent.spec.model_name, "champion_drift_sensor"
+        world.client.set_registered_model_alias(name, "challenger", "1")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.tracking_uri)  # MLflow names there whom it was opened for.
+        moved = world.tick(drift, cursors[drift])
+        world.client.delete_registered_model_alias(name, "challenger")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.tracking_uri)
     assert {sensor: len(requests) for sensor, requests in asked.items()} == OF_SERVER, asked
     assert later == asked, "traces make no difference"
+    assert "challenger is version 1" in (moved.skip_message or "")
+    assert moved.asset_events
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for sensor, requests in OF_SERVER.items():
+        if requests:
+            with pytest.raises(Refused):  # That nobody answers is not that nothing changed.
+                world.tick(sensor, cursors[sensor])
 
 
 @pytest.mark.parametrize(("name", "statements"), [("monitor_hourly", 6), ("labeling_weekly", 0)])

@@ -403,16 +403,45 @@ class TestAlerts:
         assert checks["quality_metrics:not_known"].severity == dg.AssetCheckSeverity.WARN
 
         tick = world.tick("alert_sensor", start)
-        check = f"{monitored.run_id}:tiny/quality_metrics:short_answers"
+        check = f"tiny/quality_metrics:short_answers:{day_of(1)}:ERROR:{monitored.run_id}"
         assert said(receiver) == [("run_failed", failed), ("check_failed", check)]
         for cursor in (tick.cursor, world.tick("alert_sensor", tick.cursor).cursor):
             world.tick("alert_sensor", cursor)
         assert len(receiver.received) == 2
+        # Killed before the cursor was kept: the same messages under the same ids.
+        world.tick("alert_sensor", start)
+        assert said(receiver)[2:] == said(receiver)[:2]
+        del receiver.received[2:]
 
         # The daemon tags a failed run that it retries, minutes after people were told of it.
         world.instance.add_run_tags(failed, {"dagster/did_retry": "true"})
         world.tick("alert_sensor", tick.cursor)
         assert len(receiver.received) == 2
+
+    def test_a_rule_that_stays_breached_is_no_news_until_it_was_kept(
+        self, world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ):
+        strict = world.declared(alerts={"rules": RULES[:1]})
+        cursor, up = strict.tick("alert_sensor").cursor, os.environ[WEBHOOK]
+
+        def told(agent: World, day: int) -> list[str]:
+            nonlocal cursor
+            counted = [dg.AssetKey(["tiny", "quality_metrics"])]
+            assert agent.run("monitor", partition_key=day_of(day), asset_selection=counted).success
+            before = len(receiver.received)
+            cursor = agent.tick("alert_sensor", cursor).cursor
+            return [event.split(":")[2] for _, event in said(receiver)[before:]]
+
+        monkeypatch.delenv(WEBHOOK)
+        assert told(strict, 1) == []
+        monkeypatch.setenv(WEBHOOK, up)
+        assert told(strict, 1) == [day_of(1)], "nobody was told before"
+        assert told(strict, 1) == []
+        assert told(strict, 2) == [day_of(2)]
+        kept = strict.declared(alerts={"rules": [{**RULES[0], "at_most": 100}]})
+        assert told(kept, 1) == []
+        assert told(strict.declared(alerts={"rules": RULES[:1]}), 1) == [day_of(1)]
+        assert len({event for _, event in said(receiver)}) == 3
 
     def test_while_the_receiver_is_down_the_cursor_stays_and_the_message_arrives_later(
         self, world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
