@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## Every test
 	@sh tests/ui/chromium.sh
 	@sh tests/postgres.sh
 	@scratch=$$(sh tests/scratch.sh) && trap 'rm -rf "$$scratch"' EXIT && OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder --basetemp "$$scratch/tests"
+		$(BIN)/python -m pytest -q -n 5 --dist loadfile --no-loadscope-reorder --basetemp "$$scratch/tests"
 
 ui: $(VENV)/.run ## The Dagster UI on the same state
 	@$(BIN)/python -m lifecycle_assets.home
