@@ -43,16 +43,21 @@ defs: $(VENV)/.dev
 bench: $(VENV)/.dev ## Side-by-side ratios
 	$(BIN)/python -m benchmarks.run
 
-$(VENV)/.run: requirements.txt
+define install
 	@echo "Installing pinned dependencies into $(VENV) (about two minutes, once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -r requirements.txt
+	@$(PIP) -r $<
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+endef
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
-	@$(PIP) -r requirements-dev.txt
-	@touch $@
+$(VENV)/.run: requirements.txt
+	$(install)
+
+# All that a run needs is in it too.
+$(VENV)/.dev: requirements-dev.txt
+	$(install)
+	@touch $(VENV)/.run
 
 databricks: $(VENV)/.run ## What LIFECYCLE_PLATFORM=databricks needs besides (500 MB: PySpark comes with it)
 	@$(PIP) -r requirements-databricks.txt

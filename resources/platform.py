@@ -7,7 +7,9 @@ Not here: secrets (the clients read their own), per-agent settings (`defs.yaml`)
 
 import os
 import re
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -86,7 +88,7 @@ class Platform:
 
     def prepare(self) -> Self:
         """Make `home` and prove it can be written. Raises `Refused` when it is read-only or full. Safe to repeat."""
-        probe = self.home / f".probe-{os.getpid()}"
+        probe = self.home / f".probe-{os.getpid()}-{threading.get_native_id()}"
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x" * 65536)
@@ -96,7 +98,7 @@ class Platform:
                 "free space there, or set LIFECYCLE_HOME to a folder you can write."
             ) from None
         finally:
-            if probe.exists():
+            with suppress(OSError):  # Not made, or below something that is no folder.
                 probe.unlink()
         return self
 

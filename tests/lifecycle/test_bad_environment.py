@@ -3,6 +3,8 @@
 import os
 import socket
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import dagster as dg
 import pytest
 
 from lifecycle_assets.records import SessionRecord
+from resources.platform import Platform
 from tests.building import World, checks_of, day_of, refusal
 from tests.lifecycle.test_release import made
 
@@ -68,12 +71,19 @@ def test_a_home_that_cannot_be_made_is_named(world: World, tmp_path: Path, monke
 def test_a_full_disk_is_named_and_nothing_is_half_done(world: World):
     """`/dev/full` answers every write as a full disk does."""
     before = made(world)
-    (world.platform.home / f".probe-{os.getpid()}").symlink_to("/dev/full")
+    (world.platform.home / f".probe-{os.getpid()}-{threading.get_native_id()}").symlink_to("/dev/full")
     said = one_sentence(step(world, "eval_dataset"))
     assert said.startswith(f"LIFECYCLE_HOME {world.platform.home}: cannot be written (No space left on device)")
     assert "free space there" in said
     assert made(world) == before
     assert step(world, "eval_dataset").success
+
+
+def test_threads_that_prove_the_same_home_at_once_do_not_disturb_each_other(platform: Platform):
+    with ThreadPoolExecutor(8) as threads:
+        proven = list(threads.map(lambda _: platform.prepare(), range(800)))
+    assert len(proven) == 800
+    assert not list(platform.home.glob(".probe-*"))
 
 
 def test_a_table_that_cannot_be_written_is_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
