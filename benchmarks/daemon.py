@@ -11,7 +11,6 @@ sensor ticked later than its interval and twice the daemon's own loop.
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.job import Job, Measured, Turn
+from benchmarks.server import end_session
 from benchmarks.ticks import agents_of, definitions_of, prepare_agents, use, users_sensor
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def _daemon(turn: Turn, *, ours: bool) -> Iterator[int]:
     try:
         yield daemon.pid
     finally:
-        os.killpg(daemon.pid, signal.SIGTERM)
-        try:
-            daemon.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(daemon.pid, signal.SIGKILL)
-            daemon.wait()
+        end_session(daemon, 20)
 
 
 def _ticks(turn: Turn) -> dict[str, list[float]]:

@@ -154,10 +154,6 @@ class Group:
         return row
 
 
-def _peak(blocks: Iterable[Measured]) -> float:
-    return max(block.rss_mb for block in blocks)
-
-
 def groups(wanted: Sequence[Job]) -> list[list[Job]]:
     """Jobs that can share rounds, together."""
 

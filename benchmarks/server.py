@@ -1,6 +1,6 @@
 """A real `mlflow server` on the loopback interface.
 
-Lives here: starting it in front of a store, and ending it with all its workers.
+Lives here: starting it in front of a store, and ending a process with all those it started.
 Add here: a setting of the server that a job needs. Not here: what is asked of it.
 """
 
@@ -39,12 +39,17 @@ def mlflow_server(store: Path, workers: int, folder: Path) -> Iterator[str]:
         _wait(f"http://127.0.0.1:{port}", process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end_session(process, 10)
+
+
+def end_session(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """End a process that began a session, with all of it: kindly, and after so many seconds by force."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

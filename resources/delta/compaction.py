@@ -6,8 +6,8 @@ Not here: which days the daily upkeep rewrites (`upkeep/delta_upkeep.py`).
 
 Rows stay the same, and the files that were replaced stay until a vacuum, for queries that have their list. An append
 that comes meanwhile is not touched; when another writer removed one of the day's files, nothing is committed. Two
-rewrites at once would double every row, so one process at a time rewrites (`alone.py`). In
-passing only small files are rewritten, as larger ones: each row once or twice, however much a day holds.
+rewrites at once would double every row, so one process at a time rewrites (`alone.py`). In passing only small files
+are rewritten, as larger ones: each row once or twice, however much a day holds.
 """
 
 from collections.abc import Iterable

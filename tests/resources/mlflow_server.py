@@ -6,7 +6,6 @@ Not here: what is asked of it.
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.server import end_session
 from resources.platform import Platform
 
 
@@ -42,12 +42,7 @@ def mlflow_server(store: Path, home: Path, **env: str) -> Iterator[Platform]:
         _wait(f"http://127.0.0.1:{port}/health", process, home / "server.log")
         yield Platform.from_env({"LIFECYCLE_HOME": str(home), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"})
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end_session(process, 10)
         log.close()
 
 
