@@ -22,6 +22,7 @@ from resources.delta.files import active_days, files_in_folder
 from resources.delta.write import LOG_RETENTION, append_rows, table_to_write
 from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
+from resources.sql.kept import folder_of
 from resources.tables import PARTITION, arrow_table
 from resources.upkeep.delta_upkeep import DeltaUpkeep
 from tests.building import make_agent
@@ -92,6 +93,14 @@ def test_a_second_upkeep_rewrites_nothing(platform: Platform, tmp_path: Path) ->
     assert [one.days for one in first] == [2, 2, 2]
     assert [one.days for one in again] == [0, 0, 0]
     assert [opened(platform, table).version() for table in TABLES] == versions
+
+
+def test_kept_answers_of_views_go_with_the_rows_they_tell_of(platform: Platform, tmp_path: Path) -> None:
+    answers = folder_of(platform, PREFIX) / "of-these-files"
+    answers.mkdir(parents=True)
+    (answers / "sessions").write_text("ids of sessions")
+    DeltaUpkeep(platform).tend(agent_with(tmp_path), NOW, print)
+    assert not answers.exists()
 
 
 def test_closed_days_are_sorted_once_and_again_when_rows_came(platform: Platform, tmp_path: Path) -> None:
