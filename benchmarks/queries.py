@@ -7,9 +7,10 @@ Not here: the views (`resources/sql/views.py`), how they are asked (`resources/s
 The script reads the traces once with `mlflow.search_traces()` and answers all questions from that frame by groupby;
 reading takes nearly all of its time, so the same time stands beside each view. Imports are outside of the clock. A
 view's time is the median of nine queries in one process, the first one included; the other jobs are all views once, in
-a process that has not asked anything yet. Answers are left on disk for the next process: `query_all` and
-`query_after_appends` find those of an earlier one in two rounds of three at least, so their medians are of processes
-that do; for `query_first` and `query_first_after_appends` they are deleted before.
+a process that has not asked anything yet. Answers are left on disk for the next process, and whole views are read from
+them without DuckDB: `query_all` and `query_after_appends` find those of an earlier process in two rounds of three at
+least, so their medians are of processes that do; for `query_first` and `query_first_after_appends` they are deleted
+before.
 """
 
 import shutil

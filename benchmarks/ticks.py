@@ -80,7 +80,7 @@ def prepare_agents(turn: Turn, number: int) -> None:
     prepare_home(Platform.from_env())
     agents = agents_of(turn, number)
     definitions, cursors = definitions_of(agents), {}
-    with _instance() as instance:
+    with opened() as instance:
         for agent in agents:
             _live(agent, instance)
         for _ in range(2):
@@ -93,7 +93,8 @@ def prepare_agents(turn: Turn, number: int) -> None:
 
 
 @contextmanager
-def _instance() -> "Generator[dg.DagsterInstance]":
+def opened() -> "Generator[dg.DagsterInstance]":
+    """The home's instance of Dagster."""
     from lifecycle_assets.home import open_instance
     from resources.platform import Platform
 
@@ -153,7 +154,7 @@ def _cursors(
     time.sleep(0.1)  # A store that was written to a moment ago is asked by its rows.
     cursors = dict(since)
     for name in names:
-        done = _tick(definitions, name, instance, since.get(name))
+        done = tick(definitions, name, instance, since.get(name))
         cursors[name] = done.cursor or since.get(name)
         for event in done.asset_events:
             instance.report_runless_asset_event(event)
@@ -173,7 +174,7 @@ def _names(agents: "list[Agent]") -> list[str]:
     return [f"{agent.name}_{sensor}" for agent in agents for sensor in SENSORS]
 
 
-def _tick(definitions: "dg.Definitions", name: str, instance: "dg.DagsterInstance", cursor: str | None) -> Any:
+def tick(definitions: "dg.Definitions", name: str, instance: "dg.DagsterInstance", cursor: str | None) -> Any:
     """One tick as the code server evaluates it."""
     import dagster as dg
 
@@ -236,19 +237,19 @@ def users_over_http(turn: Turn) -> None:
 
 def _users(turn: Turn, ticks: int) -> None:
     definitions = users_sensor(turn)
-    with _instance() as instance:
-        _tick(definitions, "users", instance, None)
+    with opened() as instance:
+        tick(definitions, "users", instance, None)
         for _ in range(REPEATS):
             with turn.timed():
                 for _ in range(ticks):
-                    _tick(definitions, "users", instance, None)
+                    tick(definitions, "users", instance, None)
 
 
 def _ours(turn: Turn, sensor: str) -> None:
     assert turn.shared is not None
     use(turn.shared)
     definitions, name = definitions_of(agents_of(turn)), f"agent_0_{sensor}"
-    with _instance() as instance:
+    with opened() as instance:
         _time(turn, definitions, {name: _kept(turn, "after")[name]}, instance)
 
 
@@ -262,10 +263,10 @@ def _time(
 ) -> None:
     """Ticks of these sensors, one after the other, again and again from the same cursors."""
     for name, cursor in cursors.items():
-        _tick(definitions, name, instance, cursor)
+        tick(definitions, name, instance, cursor)
     for _ in range(REPEATS):
         with turn.timed():
-            done = [_tick(definitions, name, instance, cursor) for name, cursor in cursors.items()]
+            done = [tick(definitions, name, instance, cursor) for name, cursor in cursors.items()]
         assert not any(one.run_requests for one in done)
 
 
@@ -313,7 +314,7 @@ def new_traces(turn: Turn) -> None:
     """All sensors of an agent after 100 traces came."""
     assert turn.shared is not None
     use(turn.shared)
-    with _instance() as instance:
+    with opened() as instance:
         _time(turn, definitions_of(agents_of(turn)), _kept(turn, "before"), instance)
 
 
@@ -334,7 +335,7 @@ def over_http(turn: Turn) -> None:
 @contextmanager
 def _in(folder: Path, uri: str) -> "Generator[dg.DagsterInstance]":
     use(folder, uri)
-    with _instance() as instance:
+    with opened() as instance:
         yield instance
 
 

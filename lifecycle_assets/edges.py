@@ -137,7 +137,7 @@ def recent_records(
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions) if partitions else key
     events = instance.fetch_materializations(wanted, limit=limit).records
     events = events or instance.fetch_observations(wanted, limit=limit).records
-    found = [_record(event.event_log_entry, key, kind) for event in events]
+    found = [record_in(event.event_log_entry, key, kind) for event in events]
     return [record for record in found if record is not None]
 
 
@@ -148,7 +148,7 @@ def readable_records(
     found = []
     for event in instance.fetch_materializations(key, limit=limit).records:
         try:
-            record = _record(event.event_log_entry, key, kind)
+            record = record_in(event.event_log_entry, key, kind)
         except Refused:
             continue  # Of another release: what it said cannot be compared.
         if record is not None:
@@ -160,11 +160,12 @@ def _of_run(instance: dg.DagsterInstance, run_id: str, key: dg.AssetKey, kind: t
     for entry in reversed(instance.all_logs(run_id, of_type=_EVENTS)):
         event = entry.dagster_event
         if event is not None and event.asset_key == key:
-            return _record(entry, key, kind)
+            return record_in(entry, key, kind)
     return None
 
 
-def _record(entry: dg.EventLogEntry, key: dg.AssetKey, kind: type[RecordT]) -> RecordT | None:
+def record_in(entry: dg.EventLogEntry, key: dg.AssetKey, kind: type[RecordT]) -> RecordT | None:
+    """The record an event carries, None when it carries none. Raises `Refused` for one of another release."""
     event = entry.asset_materialization or entry.asset_observation
     value = event.metadata.get(RECORD_KEY) if event else None
     if value is None:

@@ -1,6 +1,6 @@
 """What was found in one place somebody depends on.
 
-Lives here: the one value. Add here: a fact every finding has. Not here: looking (`cli/places.py`, `resources/`).
+Lives here: the one value. Add here: a fact every finding has. Not here: looking (`cli/places*.py`, `resources/`).
 """
 
 from dataclasses import dataclass

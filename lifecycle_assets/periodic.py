@@ -31,7 +31,7 @@ from resources.databricks.compute.runtime import enter_job
 from resources.databricks.compute.volume import read_json, volume_path, write_json
 from resources.databricks.workspace import open_workspace
 from resources.explain import explained
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 from resources.platform import Platform
 
 LOGS = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
@@ -116,15 +116,14 @@ def _days(first: str, last: str) -> list[str]:
 
 def _state(agent: Agent) -> Iterator[tuple[str, Record]]:
     """The records of champion and scorers, from the workspace. Raises `Refused` when nobody is champion."""
-    context = dg.build_init_resource_context()
-    registry = GATEWAYS["registry"].create_resource(context)
+    registry = open_gateway("registry")
     name = agent.spec.model_name
     version = registry.aliases(name).get(CHAMPION)
     if not version:
         raise Refused(f"Nobody is champion of {name} yet: release {agent.name} first.")
     model = next((one.model_id for one in registry.versions(name) if one.version == version), "")
     yield "champion_alias", ChampionRecord(name, version, model, "", "", "", "")
-    held = [one.to_json() for one in GATEWAYS["scorers"].create_resource(context).registered(agent)]
+    held = [one.to_json() for one in open_gateway("scorers").registered(agent)]
     yield "registered_scorers", ScorersRecord(digest(held), model, held)
 
 

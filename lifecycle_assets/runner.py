@@ -11,10 +11,13 @@ runs of the jobs of the code location: the UI shows them, and the daemon goes on
 import getpass
 import os
 import socket
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import dagster as dg
 
+from lifecycle_assets.monitoring.listening import heard
 from lifecycle_assets.refused import Refused
 
 PROCESS = "lifecycle/process"
@@ -55,17 +58,21 @@ class Runner:
         run_config: Mapping[str, object] | None = None,
         assets: Sequence[dg.AssetKey] | None = None,
         tags: Mapping[str, str] | None = None,
+        listener: Callable[[str], None] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        """Run a job to its end, well or not."""
+        """Run a job to its end, well or not; `listener` hears what steps of a day tell meanwhile."""
         self.say(f"running {name}" + (f" for {partition_key}" if partition_key else ""))
-        outcome = self.definitions.resolve_job_def(name).execute_in_process(
-            instance=self.instance,
-            partition_key=partition_key,
-            run_config={**(run_config or {}), **QUIET},
-            asset_selection=list(assets) if assets else None,
-            tags={**(tags or {}), PROCESS: f"{socket.gethostname()}:{os.getpid()}", "user": user()},
-            raise_on_error=False,
-        )
+        run_id = str(uuid.uuid4())
+        with heard(run_id, listener) if listener else nullcontext():
+            outcome = self.definitions.resolve_job_def(name).execute_in_process(
+                instance=self.instance,
+                run_id=run_id,
+                partition_key=partition_key,
+                run_config={**(run_config or {}), **QUIET},
+                asset_selection=list(assets) if assets else None,
+                tags={**(tags or {}), PROCESS: f"{socket.gethostname()}:{os.getpid()}", "user": user()},
+                raise_on_error=False,
+            )
         for event in outcome.all_events:
             if event.is_step_success and event.step_key:
                 self.say(f"  {event.step_key.replace('__', '/')} done")

@@ -8,8 +8,10 @@ Not here: deciding what is shown.
 import base64
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -46,12 +48,27 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownM
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def lines_plot(
-    title: str, series: Mapping[str, Sequence[tuple[str, float, float | None, float | None]]], *, unit: str
-) -> dg.MarkdownMetadataValue:
+Point = tuple[str, float, float | None, float | None]
+"""A day (ISO 8601), its value (NaN: it has none), and the interval's ends."""
+
+
+def with_gaps(points: Sequence[Point], *, days: int = 1) -> list[Point]:
+    """Points, oldest first, with one of NaN for every day between them that has none: a line has a gap there.
+
+    `days` is how far two neighbours are apart.
+    """
+    found: list[Point] = []
+    for point in points:
+        while found and (after := date.fromisoformat(found[-1][0]) + timedelta(days=days)).isoformat() < point[0]:
+            found.append((after.isoformat(), math.nan, None, None))
+        found.append(point)
+    return found
+
+
+def lines_plot(title: str, series: Mapping[str, Sequence[Point]], *, unit: str) -> dg.MarkdownMetadataValue:
     """A small picture for each series: points `(day, value, low, high)` with their interval as a band.
 
-    On a white ground with dark text, so that it is readable on a dark page too.
+    A value that is NaN leaves a gap. On a white ground with dark text, so that it is readable on a dark page too.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

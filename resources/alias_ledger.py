@@ -22,6 +22,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lifecycle_assets.records import AliasMove, digest
@@ -273,11 +274,8 @@ def _read(run: "Run") -> list[Entry]:
     for key in sorted(key for key in run.data.params if _NUMBER.fullmatch(key)):
         number = int(key.removeprefix("move."))
         claimed = _claimed(run_id, number, run.data.params[key])
-        try:
-            move = AliasMove.from_json(json.loads(tags.get(f"move.{claimed['digest']}", "{}")))
-        except (ValueError, TypeError):
-            move = None
-        if move is None or digest(move.to_json()) != claimed["digest"] or number != len(entries) + 1:
+        move, is_named = _written(tags.get(f"move.{claimed['digest']}", "{}"))
+        if move is None or is_named != claimed["digest"] or number != len(entries) + 1:
             raise Refused(
                 f"Run {run_id}, the ledger, was changed by hand at move {number}: set its tag "
                 f"move.{claimed['digest']} back to what it was, from the backup of MLflow's store."
@@ -287,6 +285,16 @@ def _read(run: "Run") -> list[Entry]:
         at_work = not done and claims.at_work(claimed["by"], age, believed_seconds=WORK_SECONDS)
         entries.append(Entry(number, move, done, at_work))
     return entries
+
+
+@lru_cache(maxsize=1024)
+def _written(text: str) -> tuple[AliasMove | None, str]:
+    """The move that a tag holds and its digest; None when it holds none. A ledger is read several times a move."""
+    try:
+        move = AliasMove.from_json(json.loads(text))
+    except (ValueError, TypeError):
+        return None, ""
+    return move, digest(move.to_json())
 
 
 def _claimed(run_id: str, number: int, value: str) -> dict[str, str]:

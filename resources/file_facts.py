@@ -47,7 +47,7 @@ def newest_commit(log: Path) -> str:
     be read.
     """
     version = _seen.get(log, -1)
-    if version < 0 or not _commit(log, version).exists():
+    if version < 0 or not commit_file(log, version).exists():
         try:
             names = [entry.name for entry in log.iterdir()]
         except FileNotFoundError:
@@ -55,19 +55,25 @@ def newest_commit(log: Path) -> str:
         version = max((int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))), default=-1)
         if version < 0:
             return ""
-    while _commit(log, version + 1).exists():
+    while commit_file(log, version + 1).exists():
         version += 1
     _seen[log] = version
-    facts = _commit(log, version).stat()
+    return commit_facts(log, version)
+
+
+def commit_facts(log: Path, version: int) -> str:
+    """A version and the facts of its commit, as `newest_commit` names it. Raises `OSError` when it is not there."""
+    facts = commit_file(log, version).stat()
     return f"{version}.{_identity(facts)}.{facts.st_ctime_ns}"
+
+
+def commit_file(log: Path, version: int) -> Path:
+    """Where a Delta log has the commit of a version."""
+    return log / f"{version:020}.json"
 
 
 _seen: dict[Path, int] = {}
 """Delta log to the version this process saw last: where the next look begins, and nothing else."""
-
-
-def _commit(log: Path, version: int) -> Path:
-    return log / f"{version:020}.json"
 
 
 def _identity(facts: os.stat_result) -> str:

@@ -6,6 +6,7 @@ Not here: what is asked of MLflow (the gateways).
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,36 +75,53 @@ def open_client(platform: Platform) -> "MlflowClient":
     return open_mlflow(platform).MlflowClient(tracking_uri=platform.tracking_uri, registry_uri=platform.registry_uri)
 
 
-def experiment_id(platform: Platform, name: str) -> str:
-    """The id of the experiment, which is created when absent; two processes at once get the same one."""
-    return _experiment_id(platform, name)
+def experiment_id(platform: Platform, name: str, before_making: Callable[[], None] | None = None) -> str:
+    """The id of the experiment, which is created when absent; two processes at once get the same one.
+
+    `before_making` may refuse that it is created.
+    """
+    try:
+        return _experiment(platform, name)[0]
+    except LookupError:
+        if before_making is not None:
+            before_making()
+        _make_experiment(platform, name)
+        return _experiment(platform, name)[0]
+
+
+def experiment_made_ms(platform: Platform, name: str) -> int:
+    """When the experiment was created, epoch milliseconds; 0 where the store does not say. It has to be there."""
+    return _experiment(platform, name)[1]
 
 
 @cache
-def _experiment_id(platform: Platform, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
+def _experiment(platform: Platform, name: str) -> tuple[str, int]:
+    """Id and time of creation. Raises `LookupError` when there is none."""
     if platform.is_databricks and not name.startswith("/"):
         raise Refused(
             f"experiment '{name[:80]}' is not an absolute path: on Databricks write it like /Shared/{name[:80]}, "
             "in the field experiment of defs.yaml."
         )
-    client = open_client(platform)
-    found = client.get_experiment_by_name(name)
+    found = open_client(platform).get_experiment_by_name(name)
     if found is None:
-        artifacts = (platform.home / "artifacts").as_uri() if platform.tracking_uri.startswith("sqlite") else None
-        try:
-            location = f"{artifacts}/{name.strip('/').replace('/', '_')}" if artifacts else None
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if platform.is_databricks and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-                folder = name.rpartition("/")[0] or "/"
-                raise Refused(
-                    f"experiment {name[:80]}: the workspace has no folder {folder[:80]}; make it (databricks workspace "
-                    f"mkdirs {folder[:80]}), or write another path, such as /Shared/..., in the field experiment."
-                ) from None
-            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
-                raise
-        found = client.get_experiment_by_name(name)
-        assert found is not None  # It was there when the creation was refused.
-    return found.experiment_id
+        raise LookupError(name)
+    return found.experiment_id, found.creation_time or 0
+
+
+def _make_experiment(platform: Platform, name: str) -> None:
+    """Create the experiment; that another process was faster is no error."""
+    from mlflow.exceptions import MlflowException
+
+    artifacts = (platform.home / "artifacts").as_uri() if platform.tracking_uri.startswith("sqlite") else None
+    try:
+        location = f"{artifacts}/{name.strip('/').replace('/', '_')}" if artifacts else None
+        open_client(platform).create_experiment(name, artifact_location=location)
+    except MlflowException as error:
+        if platform.is_databricks and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            folder = name.rpartition("/")[0] or "/"
+            raise Refused(
+                f"experiment {name[:80]}: the workspace has no folder {folder[:80]}; make it (databricks workspace "
+                f"mkdirs {folder[:80]}), or write another path, such as /Shared/..., in the field experiment."
+            ) from None
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+            raise

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote
 
 from lifecycle_assets.refused import Refused
 from resources.explain import without_password
@@ -106,6 +107,12 @@ class Platform:
     def dagster_home(self) -> Path:
         """The Dagster instance's folder: `DAGSTER_HOME` when set, else below `home`."""
         return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster")
+
+    @property
+    def store_file(self) -> Path | None:
+        """The file of an embedded tracking store; None for a server."""
+        uri = self.tracking_uri
+        return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
     def table_uri(self, table: str) -> str:
         """Where `catalog.schema.table` is kept."""

@@ -15,10 +15,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from resources.delta.changed_days import changed_days
 from resources.file_facts import file_state, newest_commit
 from resources.platform import Platform
 from resources.reading.database import KNOWN_REVISIONS
@@ -176,10 +178,20 @@ class StoreGlance:
 
         As many files are looked at as commits are new since this process looked last.
         """
-        uri = self._platform.table_uri(table) if self._platform.warehouse else "://"
-        if "://" in uri:
+        log = self._log(table)
+        if log is None:
             return ""
         try:
-            return newest_commit(Path(uri) / "_delta_log")
+            return newest_commit(log)
         except OSError:
             return ""
+
+    def days_changed(self, table: str, since: str, until: str) -> frozenset[date] | None:
+        """The days with rows written to a table between two answers of `table`; None when every day may be one."""
+        log = self._log(table)
+        return changed_days(log, since, until) if log and since and until else None
+
+    def _log(self, table: str) -> Path | None:
+        """The log of a table in a folder."""
+        uri = self._platform.table_uri(table) if self._platform.warehouse else "://"
+        return None if "://" in uri else Path(uri) / "_delta_log"

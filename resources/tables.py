@@ -8,6 +8,7 @@ Not here: views (`sql/views.py`), writing (`archive/archive.py`), querying (`sql
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,6 +131,12 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """What a table holds once, within a day."""
 
+PAYLOADS = ("request", "response", "inputs", "outputs", "attributes")
+"""Columns that hardly repeat, and of which nobody looks for the least value."""
+
+ROW_GROUP = 8_192
+"""Rows of a group in a file at most: small ones keep memory small while many days are written at once."""
+
 STATISTICS: dict[str, tuple[str, ...]] = {
     "traces": ("trace_id", "experiment_id", "request_time", "model_id", "session_id"),
     "spans": ("trace_id",),
@@ -155,6 +162,7 @@ def is_partitioned(table: str) -> bool:
     return PARTITION in columns(table)
 
 
+@cache
 def arrow_schema(table: str) -> "pa.Schema":
     """The table's columns as Arrow sees them."""
     import pyarrow as pa

@@ -5,6 +5,7 @@ Add here: a question asked of production traces, or something written on one.
 Not here: which field becomes which column (`trace_rows.py`), labels of people (`labeling_desk.py`).
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from resources.trace_rows import TraceRows, model_of, trace_rows
 _DAY_MS = 86_400_000
 _SPANS_AT, _IN_STORE = "mlflow.trace.spansLocation", ("TRACKING_STORE", "ARCHIVE_REPO")
 _SEARCH_PAGE = 500  # The most a server gives at once.
+
+MOST_COUNTED = 500
+"""Traces that `dated_from` counts at most: one page."""
+
 _READ_PAGE = 100  # With spans and their payloads in memory.
 
 
@@ -68,8 +73,15 @@ class TraceStore(ABC):
         """A trace in the columns of the archive, with every text redacted."""
 
     @abstractmethod
-    def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
-        """The newest production trace, of any model or of one; None when there is none."""
+    def newest(self, experiment: str, *, model_id: str = "", settled_before_ms: int | None = None) -> TraceInfo | None:
+        """The newest production trace, of any model or of one; None when there is none.
+
+        With `settled_before_ms` (epoch milliseconds) the newest of those that had ended by then.
+        """
+
+    @abstractmethod
+    def dated_from(self, experiment: str, since_ms: int) -> int:
+        """How many production traces started at `since_ms` (epoch milliseconds) or later; `MOST_COUNTED` at most."""
 
     @abstractmethod
     def tag(self, trace_id: str, key: str, value: str) -> None:
@@ -204,22 +216,40 @@ class MlflowTraceStore(TraceStore):
         """See `TraceStore.rows`."""
         return trace_rows(trace, redact)
 
-    def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
-        """See `TraceStore.newest`; one query, and one more for a model whose traces came by OTLP (a tag)."""
+    def newest(self, experiment: str, *, model_id: str = "", settled_before_ms: int | None = None) -> TraceInfo | None:
+        """See `TraceStore.newest`; one query, and one more for a model whose traces came by OTLP (a tag).
+
+        Of many that began in time and ended later, as under heavy traffic, the last one looked at is returned.
+        """
         mine = [f"metadata.`mlflow.modelId` = '{model_id}'", f"tags.`mlflow.modelId` = '{model_id}'"]
+        begun = [] if settled_before_ms is None else [f"attributes.timestamp_ms < {settled_before_ms}"]
         with explained(self._platform.tracking_uri):
             pages = [
-                self._search(experiment, [self.production, *clause], "", "DESC", 1)
+                self._search(experiment, [self.production, *begun, *clause], "", "DESC", _READ_PAGE if begun else 1)
                 for clause in ([[one] for one in mine] if model_id else [[]])
             ]
-        found = [trace.info for page in pages for trace in page]
-        return as_info(max(found, key=lambda info: info.request_time)) if found else None
+        ends = sys.maxsize if settled_before_ms is None else settled_before_ms
+        found = [
+            as_info(next((t.info for t in page if _ended(t.info) < ends), page[-1].info)) for page in pages if page
+        ]
+        return max(found, key=lambda info: info.request_ms) if found else None
+
+    def dated_from(self, experiment: str, since_ms: int) -> int:
+        """See `TraceStore.dated_from`. One query."""
+        with explained(self._platform.tracking_uri):
+            clauses = [self.production, f"attributes.timestamp_ms >= {since_ms}"]
+            page = self._search(experiment, clauses, "", "ASC", MOST_COUNTED)
+        return sum(self._is_production(trace.info) for trace in page)
 
     def tag(self, trace_id: str, key: str, value: str) -> None:
         """See `TraceStore.tag`. Raises `Refused` when the trace is gone."""
         with explained(self._platform.tracking_uri):
             if self._mlflow_info(trace_id).tags.get(key) != value:
                 self._client.set_trace_tag(trace_id, key, value)
+
+
+def _ended(info: Any) -> int:
+    return info.request_time + (info.execution_duration or 0)
 
 
 def as_info(info: Any) -> TraceInfo:
@@ -229,7 +259,7 @@ def as_info(info: Any) -> TraceInfo:
     return TraceInfo(
         trace_id=info.trace_id,
         request_ms=info.request_time,
-        ended_ms=info.request_time + (info.execution_duration or 0),
+        ended_ms=_ended(info),
         state=str(getattr(info.state, "value", info.state)),
         model_id=model_of(info),
         session_id=info.trace_metadata.get("mlflow.trace.session", ""),

@@ -87,6 +87,8 @@ def decide(
     if fault:
         return Decision((), fault)
     days = found.days
+    if not vetted and found.is_free:
+        return Decision((), _left(found))  # Who costs has to be among the first traces.
     if not vetted:
         canaries = [run for run in mine if run.is_canary and run.scorers == scorer_set]
         if any(not run.is_finished for run in canaries) or (vetting.canary and not vetting.canary.is_finished):
@@ -155,7 +157,8 @@ def _left(found: Plan) -> str:
         return ""
     days = sorted(found.left, reverse=True)
     shown = ", ".join(days[:10]) + (f" and {len(days) - 10} days more" if len(days) > 10 else "")
+    to = f" to {', '.join(found.waiting)}" if found.waiting else ""
     return (
-        f"Today's budget is used up ({found.stopped_by}); left are {sum(found.left.values())} traces of {shown}: raise "
-        "backfill.max_cost_usd or max_traces, or wait for tomorrow."
+        f"Today's budget is used up ({found.stopped_by}); left{to} are {sum(found.left.values())} traces of {shown}: "
+        "raise backfill.max_cost_usd or max_traces, or wait for tomorrow."
     )

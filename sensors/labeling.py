@@ -2,11 +2,12 @@
 
 Lives here: the pure decisions, and the two sensors over them.
 Add here: a further fact that should bring people in.
-Not here: which traces are chosen (`lifecycle_assets/choosing.py`), opening the session (`review.py`).
+Not here: which traces are chosen (`lifecycle_assets/review/`), opening the session (`resources/labeling_desk.py`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -22,6 +23,7 @@ from sensors.watermark import LabelingCursor, SyncCursor
 
 if TYPE_CHECKING:
     from lifecycle_assets.records import SessionRecord
+    from lifecycle_assets.review.negative import Known
 
 TABLES = ("traces", "assessments")
 """The tables by which a session's opening is decided."""
@@ -83,34 +85,60 @@ def labeling_session_sensor(agent: Agent) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from lifecycle_assets.records import ChampionRecord
         from lifecycle_assets.review.assets import sessions_of
-        from lifecycle_assets.review.choosing import choose_traces, negative_traces
+        from lifecycle_assets.review.choosing import can_choose
 
         before = LabelingCursor.from_json(context.cursor)
         look = Look(agent, context, assets=["champion_alias"], tables=TABLES)
         if look.unchanged(before):
             return dg.SkipReason(UNCHANGED)
-        archive: Archive = gateway(context, "archive")
         sql: SqlEngine = gateway(context, "sql")
         instance = instance_of(context)
-        record = latest(instance, dg.AssetKey([agent.name, "champion_alias"]), ChampionRecord)
-        versions = "" if look.can_tell else ":".join(str(archive.version(prefix, name)) for name in TABLES)
+        record = look.latest("champion_alias", ChampionRecord)
+        versions = "" if look.can_tell else versions_of(prefix, gateway(context, "archive"))
         seen = look.noted(LabelingCursor(versions, record.version if record else ""))
         if versions and seen == before:
             return dg.SkipReason(UNCHANGED)
+        negative = negative_now(agent, sql, look, before)
+        seen = knowing(seen, negative, look)
         scorer_prefix = f"{Platform.from_env().environment}_{agent.name}_"
         opening = decide_opening(
             agent.name,
-            negative=negative_traces(sql, prefix, labeling.max_items) if labeling.rules.negative_feedback else [],
+            negative=negative.trace_ids,
             threshold=labeling.rules.negative_feedback,
             sessions=sessions_of(instance, agent.name),
             champion=seen.champion,
-            choosable=lambda: bool(choose_traces(sql, prefix, labeling, scorer_prefix=scorer_prefix)),
+            choosable=partial(can_choose, sql, prefix, labeling, scorer_prefix, negative.trace_ids),
         )
         if opening is None:
             return dg.SensorResult(skip_reason="Nothing calls for a session yet.", cursor=seen.to_json())
         return dg.SensorResult(run_requests=[_open_request(agent.name, opening)], cursor=seen.to_json())
 
     return sensor
+
+
+def versions_of(prefix: str, archive: Archive) -> str:
+    """The newest versions of the tables, which cost a question each."""
+    return ":".join(str(archive.version(prefix, table)) for table in TABLES)
+
+
+def negative_now(agent: Agent, sql: SqlEngine, look: Look, before: LabelingCursor) -> "Known":
+    """The newest traces with negative feedback; of days that did not change since the cursor, those it holds."""
+    from lifecycle_assets.review.negative import Known, asking, negative_traces
+
+    labeling, (asked, *commits) = agent.spec.labeling, before.commits or ("",)
+    if not labeling.rules.negative_feedback:
+        return Known()
+    changed = look.days_changed(commits) if asked == asking() else None
+    known = Known(before.negative, before.whole)
+    return negative_traces(sql, agent.spec.table_prefix, labeling.max_items, known=known, changed=changed)
+
+
+def knowing(cursor: LabelingCursor, negative: "Known", look: Look) -> LabelingCursor:
+    """The cursor with an answer that began after a look, where the look can tell what changes from then on."""
+    from lifecycle_assets.review.negative import asking
+
+    kept, commits = negative.kept(), (asking(), *look.commits)
+    return replace(cursor, negative=kept.traces, whole=kept.whole, commits=commits) if look.can_tell else cursor
 
 
 def _open_request(agent: str, opening: Opening) -> dg.RunRequest:

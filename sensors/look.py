@@ -14,10 +14,12 @@ keys keep it from asking twice.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import dagster as dg
 
+from lifecycle_assets.edges import RecordT, latest, record_in
 from lifecycle_assets.jobs import is_run_of
 from lifecycle_assets.spec_file import Agent
 from resources.platform import Platform
@@ -33,7 +35,8 @@ LookedT = TypeVar("LookedT", bound=Looked)
 class Look:
     """What one tick sees of the agent's sibling `assets`, of `tables` of its archive and of rows of MLflow's store.
 
-    Take it before anything else is read, so that what comes meanwhile makes a difference to the next tick.
+    Take it before anything else is read, so that what comes meanwhile makes a difference to the next tick. `events` are
+    the last materializations, by their place in Dagster's storage and their time; `commits` the tables' newest ones.
     """
 
     def __init__(
@@ -50,16 +53,30 @@ class Look:
 
         platform = Platform.from_env()
         self._glance = StoreGlance(platform)
-        archived = [self._glance.table(agent.spec.table_prefix + table) for table in tables]
+        self._tables = [agent.spec.table_prefix + table for table in tables]
+        self.commits = [self._glance.table(table) for table in self._tables]
         declared = [agent.spec.model_dump(mode="json"), platform.tracking_uri, platform.environment]
-        self.events = last_events(instance_of(context), agent.name, assets) if assets else []
-        self._beside = "" if "" in archived else digest([declared, self.events, archived])
+        self._agent, self._instance = agent.name, instance_of(context) if assets else None
+        self._found = last_events(self._instance, agent.name, assets) if self._instance else {}
+        self.events = [(one.storage_id, one.timestamp) if one else None for one in self._found.values()]
+        self._beside = "" if "" in self.commits else digest([declared, self.events, self.commits])
         self._watch(watched)
 
     @property
     def can_tell(self) -> bool:
         """Whether everything could be looked at: the tables in their folder, the rows in the store."""
         return bool(self._beside and (self._things or not self._watched))
+
+    def latest(self, asset: str, kind: type[RecordT]) -> RecordT | None:
+        """The record of one of the assets, as this look found it; None when it has none.
+
+        Raises `Refused` for one of another release.
+        """
+        event, key = self._found[asset], dg.AssetKey([self._agent, asset])
+        if event is not None:
+            return record_in(event.event_log_entry, key, kind)
+        assert self._instance is not None  # It was asked for this asset.
+        return latest(self._instance, key, kind)
 
     def unchanged(self, cursor: LookedT) -> LookedT | None:
         """The cursor to go on with when nothing has changed since it was noted; None when the sensor has to decide."""
@@ -83,6 +100,15 @@ class Look:
             return replace(cursor, seen="", things="")
         return replace(cursor, seen=self._seen, things=self._things)
 
+    def days_changed(self, since: Sequence[str]) -> frozenset[date] | None:
+        """The days with rows written to the tables since an earlier look, whose `commits` are given; None: any."""
+        if len(since) != len(self._tables):
+            return None
+        looks = zip(self._tables, since, self.commits, strict=True)
+        days = [self._glance.days_changed(table, before, now) for table, before, now in looks]
+        known = [each for each in days if each is not None]
+        return frozenset().union(*known) if len(known) == len(days) else None
+
     def _watch(self, watched: "Sequence[Watched]") -> None:
         from lifecycle_assets.records import digest
 
@@ -97,13 +123,14 @@ class Look:
         return digest([self._beside, rows]) if rows else ""
 
 
-def last_events(instance: dg.DagsterInstance, agent: str, assets: Sequence[str]) -> list[tuple[int, float] | None]:
-    """The last materialization of each asset, by its place in Dagster's storage and its time; None without one.
+def last_events(instance: dg.DagsterInstance, agent: str, assets: Sequence[str]) -> dict[str, dg.EventLogRecord | None]:
+    """The last materialization of each asset; None without one.
 
     One question an asset, and the cheapest Dagster answers: two statements, whatever is stored.
     """
-    found = [instance.fetch_materializations(dg.AssetKey([agent, asset]), limit=1).records for asset in assets]
-    return [(events[0].storage_id, events[0].timestamp) if events else None for events in found]
+    keys = {asset: dg.AssetKey([agent, asset]) for asset in assets}
+    found = {asset: instance.fetch_materializations(key, limit=1).records for asset, key in keys.items()}
+    return {asset: events[0] if events else None for asset, events in found.items()}
 
 
 def under_way(instance: dg.DagsterInstance, agent: str) -> bool:

@@ -6,10 +6,14 @@ Not here: decisions (each sensor's module).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
+
+_TRACE = re.compile(r"\d{4}-\d\d-\d\d -?\d{1,18} .+", re.DOTALL)
+"""Day, time and id of a trace."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,21 @@ class Looked(Cursor):
 
 @dataclass(frozen=True)
 class LabelingCursor(Looked):
-    """The table versions and the champion the labeling sensor has decided on."""
+    """The table versions and the champion the labeling sensor has decided on.
+
+    `negative` are the traces with negative feedback that were known then (`review/negative.py`), all of them when
+    `whole`; `commits` says what was asked, and the newest commit of each table before it was.
+    """
 
     tables: str = ""
     champion: str = ""
+    negative: tuple[str, ...] = ()
+    whole: bool = False
+    commits: tuple[str, ...] = ()
+
+    def usable(self) -> Self:
+        """The cursor when its traces are such."""
+        return self if all(map(_TRACE.fullmatch, self.negative)) else type(self)()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+import dagster as dg  # noqa: F401 Before pytest-xdist starts its processes: the first import compiles it, for all.
 import pytest
 
 from resources.mlflow_store import open_client
@@ -22,10 +23,15 @@ LONGEST_FIRST = (
     "tests/databricks/test_ticks.py",
     "tests/lifecycle/",
     "tests/sensors/test_ticks.py",
+    "tests/ui/",
+    "tests/test_benchmarks.py",
+    "tests/cli/",
+    "tests/agents/",
+    "tests/sensors/",
     "tests/resources/",
     "tests/databricks/",
 )
-"""Modules, and folders of modules, that take longest."""
+"""Modules, and folders of modules, that take longest or wait longest. What follows takes a few seconds each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

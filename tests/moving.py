@@ -151,7 +151,8 @@ def processes(agent: Agent, platform: Platform) -> Generator[Processes]:
 
 def _serve(file: Path) -> None:
     import deltalake  # noqa: F401 Imported once, before the forks.
-    import mlflow  # noqa: F401
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     agent = read_agent(file)
     for line in sys.stdin:

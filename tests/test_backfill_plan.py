@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lifecycle_assets.cli.backfill_estimate import sentences
+from lifecycle_assets.cli.backfill_estimate import left_sentence, sentences
 from lifecycle_assets.monitoring.backfill_counts import Counts, DayCount
 from lifecycle_assets.monitoring.backfill_plan import (
     CANARY_TRACES,
@@ -75,8 +75,13 @@ class TestPlan:
     def test_no_plan_costs_more_than_its_cap_however_the_money_falls(self, usd: float):
         found = planned(owing((100, 70), (100, 10), (100, 0)), Caps(usd=usd))
         assert sum(day.usd for day in found.days) <= usd + 1e-9
-        whole = sum(day.traces for day in found.days) + sum(found.left.values())
-        assert whole == 300, "every owed trace is planned or left"
+        judged = sum(day.traces for day in found.days if "judge" in day.scorers)
+        assert judged + sum(found.left.values()) == 300, "every judgement that is owed is planned or left"
+        coded = {day.day: 0 for day in found.days}
+        for day in found.days:
+            coded[day.day] += day.traces * ("code" in day.scorers)
+        assert coded[DAYS[0]] >= 70, "and what costs nothing is planned"
+        assert coded[DAYS[1]] >= 10
 
     def test_the_traces_of_a_cut_day_may_all_be_dear_ones(self):
         """Twenty of a hundred traces, of which ten owe a judgement: all ten may be among them."""
@@ -87,6 +92,34 @@ class TestPlan:
         one = replace(JUDGE, cost_per_call=0.1)
         counted = Counts({}, {DAYS[0]: 3}, {(DAYS[0], one.registered_name): DayCount(3, 3, 0, 0, 3)})
         assert len(plan(counted, [one], Caps(usd=0.3)).days) == 1
+
+    def test_scorers_that_cost_nothing_go_on_when_the_money_is_used_up(self):
+        counted = owing((100, 70), (100, 0), (100, 100), traces=100)
+        found = planned(counted, Caps(usd=1.25))
+        assert [(day.day, day.scorers, day.traces, day.usd) for day in found.days] == [
+            (DAYS[2], ("judge", "code"), 100, 1.0),
+            (DAYS[1], ("judge",), 25, 0.25),
+            (DAYS[0], ("code",), 70, 0.0),
+        ]
+        assert (found.stopped_by, found.left, found.waiting) == ("money", {DAYS[1]: 75, DAYS[0]: 100}, ("judge",))
+        assert left_sentence(found) == (
+            f"The cap on money leaves 175 traces of {DAYS[1]}, {DAYS[0]} to judge; scorers that cost nothing go on."
+        )
+        cut = planned(counted, Caps(usd=0.3))
+        assert [(day.day, day.scorers, day.traces) for day in cut.days] == [
+            (DAYS[2], ("judge", "code"), 30),
+            (DAYS[2], ("code",), 100),
+            (DAYS[0], ("code",), 70),
+        ]
+        broke = planned(counted, Caps(usd=0.0, traces=120))
+        assert [(day.day, day.scorers, day.traces) for day in broke.days] == [
+            (DAYS[2], ("code",), 100),
+            (DAYS[0], ("code",), 20),
+        ]
+        assert (broke.stopped_by, broke.is_free) == ("money and traces", True)
+        assert broke.left == {DAYS[2]: 100, DAYS[1]: 100, DAYS[0]: 100}
+        whole = planned(counted, Caps(usd=1.5), cuttable=False)
+        assert [(day.day, day.scorers) for day in whole.days] == [(DAYS[2], ("judge", "code")), (DAYS[0], ("code",))]
 
     def test_free_scorers_need_no_money(self):
         assert len(planned(owing((0, 100), (0, 100)), Caps(usd=0.0)).days) == 2

@@ -18,7 +18,7 @@ from lifecycle_assets.monitoring.intervals import mean_interval, share_interval
 from lifecycle_assets.monitoring.quality import VALUE_CHARACTERS, daily_rows, slice_name
 from lifecycle_assets.records import ScoresRecord
 from lifecycle_assets.spec import AlertRule
-from lifecycle_assets.text import lines_plot
+from lifecycle_assets.text import lines_plot, with_gaps
 from resources.archive.delta_archive import DeltaArchive
 from resources.archive.row_changes import Written
 from resources.delta.write import append_rows, table_to_write
@@ -69,6 +69,17 @@ def test_a_day_of_equal_numbers_is_drawn() -> None:
     value, bound = 0.20000000000000004, 0.2
     for low, high in ((value, bound), (bound, value), (value + 1e-16, bound)):
         lines_plot("a day", {"latency": [("2026-11-20", value, low, high)]}, unit="s")
+
+
+def test_a_day_without_traces_leaves_a_gap() -> None:
+    points = [("2026-10-30", 1.0, 0.5, 1.5), ("2026-11-02", 2.0, None, None), ("2026-11-03", 3.0, 2.0, 4.0)]
+    found = with_gaps(points)
+    assert [(day, math.isnan(value)) for day, value, _, _ in found] == [
+        ("2026-10-30", False), ("2026-10-31", True), ("2026-11-01", True), ("2026-11-02", False), ("2026-11-03", False)
+    ]  # fmt: skip
+    assert [one for one in found if not math.isnan(one[1])] == points
+    assert with_gaps([("2026-10-01", 1.0, None, None), ("2026-10-15", 1.0, None, None)], days=7)[1][0] == "2026-10-08"
+    lines_plot("days", {"latency": found}, unit="s")
 
 
 TENANTS = ["acme", "", "other", "a}b,c=d", "ümläut 🙂 " * 20, "'; DROP TABLE traces; --", None]

@@ -45,6 +45,7 @@ def shown(backfill: Backfill, caps: Caps) -> dict[str, Any]:
         "canary": vars(first) if first else None,
         "stopped_by": plan.stopped_by,
         "left": plan.left,
+        "waiting": plan.waiting,
     }
 
 
@@ -93,7 +94,7 @@ def sentences(said: dict[str, Any]) -> list[str]:
         first = said["canary"]
         lines.append(f"First {first['traces']} traces of {first['day']}, then the rest, newest day first.")
     if said["left"]:
-        lines.append(left_sentence(Plan((), said["stopped_by"], said["left"])))
+        lines.append(left_sentence(Plan((), said["stopped_by"], said["left"], tuple(said["waiting"]))))
     return lines
 
 
@@ -101,7 +102,8 @@ def left_sentence(plan: Plan) -> str:
     """What a cap leaves undone."""
     days = sorted(plan.left, reverse=True)
     named = ", ".join(days[:5]) + (f" and {len(days) - 5} days more" if len(days) > 5 else "")
-    return f"The cap on {plan.stopped_by} leaves {sum(plan.left.values())} traces of {named}."
+    to = f" to {', '.join(plan.waiting)}; scorers that cost nothing go on" if plan.waiting else ""
+    return f"The cap on {plan.stopped_by} leaves {sum(plan.left.values())} traces of {named}{to}."
 
 
 def duration(seconds: float) -> str:

@@ -14,10 +14,9 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-import click
 import dagster as dg
 
-from lifecycle_assets.cli.output import clean
+from lifecycle_assets.cli.progress_line import ProgressLine
 from lifecycle_assets.cli.sources import Sources
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.home import open_instance
@@ -54,6 +53,8 @@ class Backfill:
         self.agent, self.first, self.last = agent, first, last
         self._sources, self._declared = sources, declared
         self._by_hash = not sources.platform.is_databricks
+        self._shown = ProgressLine()
+        self._asked: list[ScorerVersion] = []
 
     @cached_property
     def scorers(self) -> list[ScorerVersion]:
@@ -108,12 +109,14 @@ class Backfill:
         """
         began = time.monotonic()
         with open_instance(self._sources.platform) as instance:
-            runner = Runner(agent_definitions(self.agent), instance, lambda line: click.echo(clean(line), err=True))
+            runner = Runner(agent_definitions(self.agent), instance, self._shown.lasting)
             runner.settle_interrupted()
             planned = self.planned(caps)
             first = self.canary(planned)
             if first is None:
                 return planned
+            if planned.is_free:  # Nobody has tried the others: what is asked for is for these scorers only.
+                self._asked = [one for one in self.scorers if one.name not in planned.waiting]
             before = self._answered(first.day)
             done = self._ended(runner, first, runs, is_canary=True)
             self._recount()
@@ -124,8 +127,10 @@ class Backfill:
             planned = self.planned(caps.without(first))
             for number, day in enumerate(planned.days):
                 if caps.seconds is not None and time.monotonic() - began >= caps.seconds:
-                    rest = {one.day: one.traces for one in planned.days[number:]}
-                    return Plan(planned.days, "time", {**planned.left, **rest})
+                    left = dict(planned.left)
+                    for one in planned.days[number:]:
+                        left[one.day] = max(left.get(one.day, 0), one.traces)
+                    return Plan(planned.days, "time", left)
                 self._ended(runner, day, runs, is_canary=False)
             return planned
 
@@ -135,7 +140,7 @@ class Backfill:
         record = self._record(day.day)
         tags = history.tags_of(
             day,
-            scorers=history.set_of(self.scorers),
+            scorers=history.set_of(self._asked or self.scorers),
             registered=self._registered.digest if self._registered else "",
             answered=self._answered(day.day),
             reasons=[reason(one, record) for one in self.scorers if one.name in day.scorers],
@@ -147,7 +152,9 @@ class Backfill:
             partition_key=day.day,
             run_config=run_config(self.agent.name, day),
             tags=tags,
+            listener=self._shown.passing,
         )
+        self._shown.end()
         runs.append({"run_id": done.run_id, "success": done.success, "canary": is_canary, **vars(day)})
         if not done.success:
             again = "run the same command again: it goes on where it was."

@@ -1,7 +1,7 @@
 """`lifecycle doctor`: what is there, what is missing, and how to mend it.
 
 Lives here: the order in which places are looked at, and printing what was found.
-Add here: a place, once `places.py` can look at it.
+Add here: a place, once one of the `places` modules can look at it.
 Not here: agents' states (`status.py`); making or mending anything.
 
 It works before anything exists, creates nothing, and waits for nobody longer than a few seconds.
@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import click
 
-from lifecycle_assets.cli import places
+from lifecycle_assets.cli import places, places_machine, places_store
 from lifecycle_assets.cli.agents import known_agents
 from lifecycle_assets.cli.output import json_option, mark, print_json, print_line
 from lifecycle_assets.cli.sources import Sources
@@ -28,14 +28,14 @@ def examine() -> Iterator[Finding]:
         platform = Platform.from_env()
     except Refused as refusal:
         yield Finding("platform", "fail", str(refusal), "Correct the variable it names; the rest depends on it.")
-        yield from places.versions()
+        yield from places_machine.versions()
         return
     sources = Sources(platform)
     agents, broken = known_agents()
-    yield places.platform_found(platform)
-    yield from places.versions()
-    yield places.home(platform)
-    yield places.disk(platform)
+    yield places_machine.platform_found(platform)
+    yield from places_machine.versions()
+    yield places_machine.home(platform)
+    yield places_machine.disk(platform)
     yield from _workspace(platform, agents) if platform.is_databricks else _store(sources, agents)
     yield from places.declarations(agents, broken)
     yield from places.webhooks(agents)
@@ -46,15 +46,16 @@ def examine() -> Iterator[Finding]:
 
 def _store(sources: Sources, agents: Sequence[Agent]) -> Iterator[Finding]:
     """MLflow and tables as a laptop has them."""
-    yield places.tables(sources.platform)
-    store = list(places.tracking_store(sources.platform))
+    yield places_machine.tables(sources.platform)
+    store = list(places_store.tracking_store(sources.platform))
     if not any(one.state == "fail" for one in store):
-        store += places.trace_reading(sources.platform)
+        store += places_store.trace_reading(sources.platform)
     yield from store
     # A database that is away MLflow waits for, some minutes.
     if not any(one.state == "fail" for one in store):
-        yield places.registry(sources, agents)
-    yield places.custom_scorers(sources.platform)
+        yield places_store.registry(sources, agents)
+        yield from places_store.archived_store(sources, agents)
+    yield places_store.custom_scorers(sources.platform)
 
 
 def _workspace(platform: Platform, agents: Sequence[Agent]) -> Iterator[Finding]:

@@ -21,8 +21,8 @@ MAX_CELL = 300
 WIDTH_OF_FILES = 200
 """Columns of output that goes to a file or a pipe, where no terminal says how wide it is."""
 
-MIN_COLUMN = 14
-"""Columns of text below which a column of a table is not readable."""
+MIN_COLUMN, BETWEEN = 14, 3
+"""Columns of text below which a column of a table is not readable, unless it holds less; those between two of them."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -82,8 +82,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
     No cell is interpreted; a list is a cell of several lines.
     """
-    console = _console()
-    if len(columns) * MIN_COLUMN > console.width:
+    console, rows = _console(), [*rows]
+    if sum(_needed(columns, rows)) > console.width:
         _print_blocks(columns, rows)
         return
     from rich import box
@@ -91,11 +91,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(Text(clean(column)), overflow="fold")
+    for column, needed in zip(columns, _needed(columns, rows), strict=True):
+        table.add_column(Text(clean(column)), overflow="fold", min_width=needed - BETWEEN)
     for row in rows:
         table.add_row(*(Text("\n".join(_lines(cell))) for cell in row))
     console.print(table)
+
+
+def _needed(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[int]:
+    """Columns of text each column of a table needs to be readable, with what is between it and the next."""
+    lines = [[clean(column), *(line for row in rows for line in _lines(row[n]))] for n, column in enumerate(columns)]
+    return [min(max(map(len, one)), MIN_COLUMN) + BETWEEN for one in lines]
 
 
 def _print_blocks(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import unquote
 
 import dagster as dg
 
@@ -28,7 +27,7 @@ from resources.archive.archive import Archive
 from resources.deployer import Deployer
 from resources.evaluator import Evaluator
 from resources.explain import explained, without_password
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 from resources.labeling_desk import LabelingDesk
 from resources.mlflow_store import open_client
 from resources.model_registry import ModelRegistry
@@ -80,7 +79,7 @@ class Sources:
         """
         if self._locked:
             raise Refused(self._locked)
-        file = sqlite_file(self.platform)
+        file = self.platform.store_file
         if file is None:
             return True
         if not file.exists() or file.stat().st_size == 0:
@@ -158,7 +157,7 @@ class Sources:
         """The gateway of that name. Raises `Refused` when its platform did not answer before."""
         self._heard()
         if name not in self._opened:
-            self._opened[name] = GATEWAYS[name].create_resource(dg.build_init_resource_context())
+            self._opened[name] = open_gateway(name)
         return self._opened[name]
 
     def _heard(self) -> None:
@@ -192,12 +191,6 @@ class Sources:
         """The asset's newest record with its moment."""
         found = self.records(agent, asset, kind, limit=5)
         return found[0] if found else None
-
-
-def sqlite_file(platform: Platform) -> Path | None:
-    """The file of an embedded tracking store; None for a server."""
-    uri = platform.tracking_uri
-    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
 
 def probe_sqlite(file: Path, *, write: bool = False) -> None:

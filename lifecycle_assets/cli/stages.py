@@ -5,6 +5,7 @@ Add here: a stage, or a fact of one.
 Not here: the release group (`stages_release.py`), printing (`status.py`), what should change (`plan.py`).
 """
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ from lifecycle_assets.cli.output import iso
 from lifecycle_assets.cli.sources import Recorded, Sources, guarded
 from lifecycle_assets.cli.stages_release import Facts, champion_stage, deployment_stage, differs, version_stage
 from lifecycle_assets.component import agent_definitions
+from lifecycle_assets.monitoring.settled import settled_before_ms
 from lifecycle_assets.records import (
     ArchiveRecord,
     DatasetRecord,
@@ -28,6 +30,9 @@ from lifecycle_assets.text import unescaped
 
 SESSIONS = 5
 """Labeling sessions shown, newest first."""
+
+CLOCKS_MS = 60_000
+"""How far clocks of machines that are well set may differ: a trace dated further ahead is said to be."""
 
 DAYS = 60
 """Materializations of `trace_scores` among which the newest day is looked for."""
@@ -106,21 +111,36 @@ def _scorers(agent: Agent, sources: Sources) -> Facts | None:
 def _archive(agent: Agent, sources: Sources) -> Facts | None:
     counts = sources.sql.tables(agent.spec.table_prefix)
     newest = sources.traces.newest(agent.spec.experiment) if sources.experiment(agent) else None
-    if not any(counts[table] for table in ("traces", "spans", "assessments")) and newest is None:
+    now_ms, settled_ms = int(time.time() * 1000), settled_before_ms(agent)
+    due, ahead = newest, 0
+    if newest and newest.ended_ms >= settled_ms:  # It may not be archived yet: an older one is what should be there.
+        due = sources.traces.newest(agent.spec.experiment, settled_before_ms=settled_ms)
+        ahead = sources.traces.dated_from(agent.spec.experiment, now_ms + CLOCKS_MS)
+        newest = sources.traces.newest(agent.spec.experiment, settled_before_ms=now_ms + CLOCKS_MS) if ahead else newest
+    if not ahead and not any(counts[table] for table in ("traces", "spans", "assessments")) and newest is None:
         return None
     last = sources.rows(agent, "SELECT max(request_time) AS newest FROM traces")[0]["newest"]
     ran = sources.latest(agent, "archived_traces", ArchiveRecord)
     produced = datetime.fromtimestamp(newest.request_ms / 1000, UTC) if newest else None
-    behind = (produced - last).total_seconds() if produced and last else None
+    behind = max(0.0, due.request_ms / 1000 - last.timestamp()) if due and last else 0.0 if last else None
     return {
         "last_ran": ran.at if ran else "",
         "rows": counts,
         "newest_trace_archived": iso(last),
         "newest_trace_produced": iso(produced),
-        "behind_seconds": None if behind is None else max(0.0, round(behind, 3)),
+        "behind_seconds": None if behind is None else round(behind, 3),
+        "dated_ahead": ahead,
         "newest_trace": newest.trace_id if newest else "",
         "newest_trace_model_id": newest.model_id if newest else "",
+        **differs("" if sources.platform.is_databricks else _lost(agent, sources)),
     }
+
+
+def _lost(agent: Agent, sources: Sources) -> str:
+    """Why MLflow's store is not the one the tables were filled from."""
+    from resources.archive.lost_store import lost_store
+
+    return lost_store(sources.platform, agent.spec.table_prefix, agent.spec.experiment)
 
 
 def _upkeep(agent: Agent, sources: Sources) -> Facts | None:

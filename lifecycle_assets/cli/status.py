@@ -17,6 +17,7 @@ from lifecycle_assets.cli.sources import Sources, shown_uri
 from lifecycle_assets.cli.stages import agent_status
 from lifecycle_assets.cli.stages_release import Facts
 from resources.platform import Platform
+from resources.trace_store import MOST_COUNTED
 
 
 def is_nothing(stages: Facts) -> bool:
@@ -56,16 +57,11 @@ def _print(name: str, stages: Facts) -> None:
     coverage = stages["trace_scores"].get("coverage", {})
     versions = {s["registered_name"]: s for s in stages["registered_scorers"].get("scorers", [])}
     rows = [
-        (
-            one,
-            versions.get(one, {}).get("version", ""),
-            versions.get(one, {}).get("sample_rate", ""),
-            *_counts(coverage.get(one)),
-        )
+        (_named(one, versions.get(one)), versions.get(one, {}).get("sample_rate", ""), *_counts(coverage.get(one)))
         for one in sorted({*versions, *coverage})
     ]
     if rows:
-        print_table(["scorer", "version", "rate", "sampled", "scored", "errored", "waiting"], rows)
+        print_table(["scorer", "rate", "sampled", "scored", "errored", "waiting"], rows)
     if stages["labeling_session"].get("sessions"):
         shown = stages["labeling_session"]["sessions"]
         print_table(
@@ -75,10 +71,21 @@ def _print(name: str, stages: Facts) -> None:
     waiting = stages["champion_alias"].get("waiting")
     if waiting:
         print_line(f"  waiting: version {waiting['version']} since {waiting['since']}: {waiting['approve']}")
+    if ahead := stages["archived_traces"].get("dated_ahead"):
+        more = " or more" if ahead >= MOST_COUNTED else ""
+        print_line(
+            f"  dated ahead: {ahead}{more} traces say they started later than now; they are archived when that time "
+            "has come: see the clock of the machine that wrote them"
+        )
     for one in stages["champion_alias"].get("barred", []):
         print_line(f"  barred: version {one['version']} was taken back at {one['since']}: {one['why']}")
     for one in stages["checks"].get("failed", []):
         print_line(f"  failed: {one['asset']} {one['check']} ({one['severity']}): {one['why']}")
+
+
+def _named(registered_name: str, scorer: Facts | None) -> str:
+    """A scorer by its declared name and version; registered names begin all alike."""
+    return f"{scorer['name']} v{scorer['version']}" if scorer else registered_name
 
 
 def _counts(coverage: Facts | None) -> tuple[Any, ...]:
@@ -100,4 +107,4 @@ def _words(facts: Facts) -> list[str]:
 
 
 def _is_short(key: str, value: object) -> bool:
-    return key not in ("state", "why") and value not in ("", None) and not isinstance(value, dict | list)
+    return key not in ("state", "why", "dated_ahead") and value not in ("", None) and not isinstance(value, dict | list)

@@ -30,7 +30,7 @@ from lifecycle_assets.monitoring.anomalies import (
 from lifecycle_assets.monitoring.anomaly_sql import WORST_SQL, Hours, Read, last_hours, read_hours, start_of
 from lifecycle_assets.outcome import Check
 from lifecycle_assets.spec_monitoring import Anomalies
-from lifecycle_assets.text import lines_plot, plain
+from lifecycle_assets.text import Point, lines_plot, plain, with_gaps
 from resources.platform import Platform
 from resources.run_marks import page
 from resources.sql.engine import SqlEngine
@@ -193,14 +193,14 @@ def _range(one: Compared) -> str:
     return f"at least {one.shown(low)}" if low is not None else f"at most {one.shown(high or 0)}"
 
 
-def _series(hours: Hours, finding: Finding) -> list[tuple[str, float, float | None, float | None]]:
+def _series(hours: Hours, finding: Finding) -> list[Point]:
     """Points of a picture: the same hours of the earlier weeks, and these with the range that was expected."""
     if finding.why_not or finding.value is None:
         return []
-    earlier = [
+    earlier: list[Point] = [
         (f"{hours.start - timedelta(weeks=week):%Y-%m-%d}", one, None, None)
         for week, one in enumerate(finding.before, start=1)
         if one is not None
     ]
     low, high = (finding.value if end is None else end for end in (finding.low, finding.high))
-    return [*earlier[::-1], (f"{hours.start:%Y-%m-%d}", finding.value, low, high)]
+    return with_gaps([*earlier[::-1], (f"{hours.start:%Y-%m-%d}", finding.value, low, high)], days=7)

@@ -9,7 +9,7 @@ Prices are upper bounds: a day of which only `n` traces are taken may have them 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lifecycle_assets.monitoring.backfill_counts import Counts
 from lifecycle_assets.records import ScorerVersion, ScoresRecord
@@ -66,11 +66,20 @@ class DayPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Days in the order they are scored, the cap that ended the list (empty: none), and traces left by day."""
+    """Runs in the order they are made, the caps that ended the list (empty: none), and traces left by day.
+
+    `waiting` are the declared names of scorers that wait for money while others go on: what is left is left to them.
+    """
 
     days: tuple[DayPlan, ...]
     stopped_by: str
     left: dict[str, int]
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether scorers wait for money, and none of them is in any run."""
+        return bool(self.waiting) and not any(name in day.scorers for day in self.days for name in self.waiting)
 
 
 def as_asked(declared: Sequence[DeclaredScorer], registered: Sequence[ScorerVersion]) -> list[ScorerVersion]:
@@ -99,26 +108,65 @@ def plan(
 ) -> Plan:
     """The days that owe something, newest first, until a cap is reached.
 
-    The day at which a cap is reached is cut, and nothing older is taken. Where a day cannot be cut (`cuttable` is
+    The day at which a cap is reached is cut, and nothing older is taken; but where it is the money, scorers that cost
+    nothing go on within the other caps, in runs of their own after the others. Where a day cannot be cut (`cuttable` is
     false), days that fit are still taken.
     """
-    days, left, stopped = [], {}, ""
+    found = _filled(counted, scorers, caps, seconds_per_call, cuttable=cuttable)
+    free = {one.registered_name: one for one in scorers if not one.cost_per_call}
+    owed = {
+        day: [counted.of(day, one).to_score for one in free.values()]
+        for day, cap in found.reached.items()
+        if cap == "money"
+    }
+    to_score = {day: min(sum(numbers), counted.to_score[day]) for day, numbers in owed.items() if any(numbers)}
+    if not to_score:
+        return Plan(tuple(found.days), found.stopped_by, found.left)
+    rest = Counts(counted.traces, to_score, counted.by_scorer)
+    more = _filled(rest, [*free.values()], found.caps, seconds_per_call, cuttable=cuttable)
+    dear = [one for one in scorers if one.cost_per_call]
+    left = dict(found.left)
+    for day in to_score.keys() - more.left.keys():
+        left[day] = min(left[day], sum(counted.of(day, one).to_score for one in dear))
+    waiting = (one.name for one in dear if any(counted.of(day, one).to_score for day in owed))
+    return Plan(
+        (*found.days, *more.days),
+        " and ".join(filter(None, dict.fromkeys((found.stopped_by, more.stopped_by)))),
+        {day: number for day, number in left.items() if number},
+        tuple(waiting) if more.days else (),
+    )
+
+
+class _Filled(NamedTuple):
+    """Days as they fit; by day what is left and the cap that was reached; the first such cap, what the caps leave."""
+
+    days: list[DayPlan]
+    left: dict[str, int]
+    reached: dict[str, str]
+    stopped_by: str
+    caps: Caps
+
+
+def _filled(
+    counted: Counts, scorers: Sequence[ScorerVersion], caps: Caps, seconds_per_call: float | None, *, cuttable: bool
+) -> _Filled:
+    """Days taken newest first, all scorers alike, until a cap is reached."""
+    days: list[DayPlan] = []
+    left, reached, stopped = {}, {}, ""
     for day in sorted(counted.to_score, reverse=True):
         owed = {one: counted.of(day, one).to_score for one in scorers if counted.of(day, one).to_score}
         whole = _taking(day, owed, counted.to_score[day], counted.to_score[day], seconds_per_call)
         if not whole.traces:
             continue
-        reached = _exceeded(whole, caps)
-        if not reached and not (stopped and cuttable):
-            days.append(whole)
-            caps = caps.without(whole)
-            continue
-        part = _largest(day, owed, whole, caps, seconds_per_call) if cuttable and not stopped else None
-        stopped = stopped or reached
-        if part:
-            days.append(part)
-        left[day] = whole.traces - (part.traces if part else 0)
-    return Plan(tuple(days), stopped, left)
+        cap = stopped if stopped and cuttable else _exceeded(whole, caps)
+        part = _largest(day, owed, whole, caps, seconds_per_call) if cap and cuttable and not stopped else None
+        if taken := part if cap else whole:
+            days.append(taken)
+            caps = caps.without(taken)
+        if cap:
+            stopped, reached[day] = stopped or cap, cap
+            left[day] = whole.traces - (part.traces if part else 0)
+    return _Filled(days, left, reached, stopped, caps)
 
 
 def canary(found: Plan, counted: Counts, scorers: Sequence[ScorerVersion]) -> DayPlan | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from lifecycle_assets.monitoring.listening import telling
 from lifecycle_assets.monitoring.steps import STEPS, DayStep
 from lifecycle_assets.records import Record
 from lifecycle_assets.spec_file import Agent
@@ -32,5 +33,5 @@ def materialize(
     """
     name, day = context.asset_key.path[-1], date.fromisoformat(context.partition_key)
     given = {asset: record.to_json() for asset, record in (inputs or {}).items()}
-    step = DayStep(agent, day, given, gateways, context.log.info)
+    step = DayStep(agent, day, given, gateways, telling(context.run.run_id, context.log.info))
     return compute.run(context, agent, StepRequest(name, day, given), lambda: STEPS[name](step)).to_result()

@@ -20,7 +20,7 @@ from lifecycle_assets.outcome import Check, Outcome
 from lifecycle_assets.records import ArchivedUntil, ScoresRecord, digest
 from lifecycle_assets.retention import is_expired, oldest_scored, today
 from lifecycle_assets.spec import AlertRule
-from lifecycle_assets.text import lines_plot, table
+from lifecycle_assets.text import Point, lines_plot, table, with_gaps
 from resources.archive.row_changes import Written
 from resources.needs import Archive, ModelRegistry, SqlEngine
 from resources.platform import Platform
@@ -72,7 +72,7 @@ def quality_metrics(step: DayStep) -> Outcome:
     compared, page = _anomalies(step, sql, scorer_prefix, waiting)
     since = (day - timedelta(days=PLOT_DAYS)).isoformat()
     drawn = {name: [point for point in series[name] if point[0] > since] for name in series if "{" not in name}
-    shown = {name: drawn[name] for name in sorted(drawn) if drawn[name] and _is_drawn(name)}
+    shown = {name: with_gaps(drawn[name]) for name in sorted(drawn) if drawn[name] and _is_drawn(name)}
     listed = sorted(rows, key=lambda row: ("{" in row["metric"], row["model_id"], row["metric"]))[:SHOWN]
     return Outcome(
         data_version=digest(rows),
@@ -91,16 +91,14 @@ def quality_metrics(step: DayStep) -> Outcome:
     )
 
 
-def history(
-    sql: SqlEngine, prefix: str, day: date, rules: Sequence[AlertRule]
-) -> dict[str, list[tuple[str, float, float | None, float | None]]]:
+def history(sql: SqlEngine, prefix: str, day: date, rules: Sequence[AlertRule]) -> dict[str, list[Point]]:
     """Metric to its last days, oldest first: `(day, value, low, high)`; as many days as a rule or the picture needs.
 
     Numbers of all traces, and of slices those that a rule is about.
     """
     days = max([PLOT_DAYS, *(rule.n for rule in rules)])
     values = [day - timedelta(days=days), day, [rule.metric for rule in rules]]
-    series: dict[str, list[tuple[str, float, float | None, float | None]]] = {}
+    series: dict[str, list[Point]] = {}
     for row in sql.query(prefix, HISTORY_SQL, values, limit=ROWS).dicts():
         series.setdefault(row["metric"], []).append((row["day"], row["value"], row["low"], row["high"]))
     return series

@@ -12,7 +12,6 @@ import sys
 from datetime import date
 from typing import Any
 
-import dagster as dg
 from dagster_pipes import (
     PipesCliArgsParamsLoader,
     PipesContext,
@@ -26,7 +25,7 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import DEFS_FOLDER, read_agent
 from resources.databricks.compute.runtime import enter_job
 from resources.explain import explained
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 
 WRITE_SECONDS = 5
 """Seconds between two files of messages."""
@@ -55,9 +54,7 @@ def _said(pipes: PipesContext) -> dict[str, Any]:
             enter_job(pipes.get_extra("env"))
             name = pipes.get_extra("step")
             agent = read_agent(DEFS_FOLDER / pipes.get_extra("agent") / "defs.yaml")
-            gateways = {
-                key: GATEWAYS[key].create_resource(dg.build_init_resource_context()) for key in GATEWAYS_OF[name]
-            }
+            gateways = {key: open_gateway(key) for key in GATEWAYS_OF[name]}
             day = date.fromisoformat(pipes.get_extra("day"))
             step = DayStep(agent, day, pipes.get_extra("inputs"), gateways, pipes.log.info)
             return {"outcome": STEPS[name](step).to_json()}

@@ -5,7 +5,10 @@ Add here: something its materialization should say.
 Not here: scoring (`resources/scoring/scoring.py`), the check's sentence (`coverage.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+import dagster as dg
 
 from lifecycle_assets.monitoring.coverage import covered, with_sampling
 from lifecycle_assets.monitoring.day_step import DayStep
@@ -17,8 +20,8 @@ from lifecycle_assets.text import plain, table
 from resources.needs import Scoring
 from resources.scoring.scoring import DayScores, ScoreLimits
 
-COUNTS = ("sampled", "scored", "errored", "waiting", "on_time")
-"""Columns of the table of coverage."""
+COUNTS = {"sampled": "sampled", "scored": "scored", "errored": "errored", "waiting": "waiting", "on_time": "in time"}
+"""What is counted, and the column it has in the table of coverage."""
 
 
 def trace_scores(step: DayStep) -> Outcome:
@@ -43,10 +46,6 @@ def trace_scores(step: DayStep) -> Outcome:
     )
     coverage = with_sampling(scores.coverage, registered.versions)
     record = ScoresRecord(step.day.isoformat(), registered.digest, scores.traces, coverage)
-    rows = [
-        (name, c["version"], *(c.get(count, 0) for count in COUNTS), scores.left.get(name, 0))
-        for name, c in sorted(scores.coverage.items())
-    ]
     return Outcome(
         data_version=digest(record.to_json()),
         metadata={
@@ -57,11 +56,24 @@ def trace_scores(step: DayStep) -> Outcome:
             "left": sum(scores.left.values()),
             "pending": scores.pending,
             "oldest_pending_minutes": round(scores.pending_minutes, 1),
-            "coverage": table(["scorer", "version", *COUNTS, "left by a cap"], rows),
+            "coverage": _coverage(scores, {one.registered_name: one.name for one in registered.versions}),
         },
         checks=[_with_lag(covered(record.coverage, step.agent.spec.monitoring.coverage), scores)],
         record=record.to_json(),
     )
+
+
+def _coverage(scores: DayScores, names: Mapping[str, str]) -> dg.MarkdownMetadataValue:
+    """A row a scorer, under its declared name: registered ones begin all alike. What a cap left is shown where it did.
+
+    `names` are declared names by registered ones.
+    """
+    rows = [
+        [f"{names.get(name, name)} v{c['version']}", *(c.get(count, 0) for count in COUNTS), scores.left.get(name, 0)]
+        for name, c in sorted(scores.coverage.items())
+    ]
+    shown = len(COUNTS) + 1 + any(scores.left.values())
+    return table(["scorer", *COUNTS.values(), "left"][:shown], [row[:shown] for row in rows])
 
 
 def _with_lag(check: Check, scores: DayScores) -> Check:

@@ -2,22 +2,18 @@
 
 Lives here: SQL over the archive that answers the declared rules, and the pure choice among its answers.
 Add here: a rule that selects traces.
-Not here: opening the session (`review.py`), deciding when (`sensors/labeling.py`).
+Not here: those with negative feedback (`negative.py`), opening the session (`resources/labeling_desk.py`), deciding
+when (`sensors/labeling.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lifecycle_assets.review.negative import negative_traces
 from lifecycle_assets.spec import Labeling
-from resources.feedback import FEEDBACK_NAME
 from resources.labeling_desk import QUEUED_TAG
 from resources.needs import SqlEngine
 
-NEGATIVE_SQL = """
-SELECT DISTINCT t.trace_id, t.request_time FROM traces t JOIN assessments a USING (trace_id, trace_date)
-WHERE a.valid AND a.name = ? AND a.source_type = 'HUMAN' AND a.value_number < 0.5 AND t.tags[?] IS NULL
-ORDER BY t.request_time DESC, t.trace_id LIMIT ?
-"""
 LOW_SQL = """
 SELECT DISTINCT t.trace_id, t.request_time FROM traces t JOIN assessments a USING (trace_id, trace_date)
 WHERE a.valid AND a.name = ? AND a.value_number < ? AND t.tags[?] IS NULL
@@ -26,11 +22,9 @@ ORDER BY t.request_time DESC, t.trace_id LIMIT ?
 RANDOM_SQL = """
 SELECT trace_id FROM traces WHERE state = 'OK' AND tags[?] IS NULL ORDER BY md5(trace_id) LIMIT ?
 """
-
-
-def negative_traces(sql: SqlEngine, prefix: str, limit: int) -> list[str]:
-    """Traces with a thumbs-down that were never in a session, newest first."""
-    return _ids(sql.query(prefix, NEGATIVE_SQL, [FEEDBACK_NAME, QUEUED_TAG, limit]).dicts())
+ANY_SQL = """
+SELECT count(*) > 0 AS there FROM (SELECT trace_id FROM traces WHERE state = 'OK' AND tags[?] IS NULL LIMIT 1) one
+"""
 
 
 def choose_traces(sql: SqlEngine, prefix: str, labeling: Labeling, *, scorer_prefix: str) -> dict[str, str]:
@@ -41,15 +35,23 @@ def choose_traces(sql: SqlEngine, prefix: str, labeling: Labeling, *, scorer_pre
     limit, rules = labeling.max_items, labeling.rules
     found: list[tuple[str, Sequence[str]]] = []
     if rules.negative_feedback:
-        found.append(("negative feedback", negative_traces(sql, prefix, limit)))
-    for scorer, below in sorted(rules.low_scores.items()):
-        rows = sql.query(prefix, LOW_SQL, [scorer_prefix + scorer, below, QUEUED_TAG, limit]).dicts()
-        found.append((f"{scorer} below {below:g}", _ids(rows)))
+        found.append(("negative feedback", negative_traces(sql, prefix, limit).trace_ids))
+    found += _with_low_scores(sql, prefix, rules.low_scores, scorer_prefix, limit)
     if rules.random:
         found.append(
             ("random", _ids(sql.query(prefix, RANDOM_SQL, [QUEUED_TAG, limit]).dicts())[: limit + rules.random])
         )
     return first_of_each(found, limit, at_most={"random": rules.random})
+
+
+def can_choose(sql: SqlEngine, prefix: str, labeling: Labeling, scorer_prefix: str, negative: Sequence[str]) -> bool:
+    """Whether `choose_traces` would choose a trace; `negative` are those with negative feedback, as far as known."""
+    rules = labeling.rules
+    if rules.negative_feedback and negative:
+        return True
+    if rules.random and sql.query(prefix, ANY_SQL, [QUEUED_TAG]).rows[0][0]:
+        return True
+    return any(ids for _, ids in _with_low_scores(sql, prefix, rules.low_scores, scorer_prefix, 1))
 
 
 def first_of_each(
@@ -66,6 +68,14 @@ def first_of_each(
                 chosen[trace_id] = rule
                 taken += 1
     return chosen
+
+
+def _with_low_scores(
+    sql: SqlEngine, prefix: str, low: Mapping[str, float], scorer_prefix: str, limit: int
+) -> Iterator[tuple[str, Sequence[str]]]:
+    for scorer, below in sorted(low.items()):
+        rows = sql.query(prefix, LOW_SQL, [scorer_prefix + scorer, below, QUEUED_TAG, limit]).dicts()
+        yield f"{scorer} below {below:g}", _ids(rows)
 
 
 def _ids(rows: Sequence[Mapping[str, Any]]) -> list[str]:

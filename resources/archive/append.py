@@ -2,7 +2,7 @@
 
 Lives here: reading ahead in a thread, and the three commits of a batch.
 Add here: nothing that looks at rows the tables hold.
-Not here: which traces are new (`run.py`), what changed of known ones (`upsert.py`).
+Not here: which traces are new (`run.py`), what changed of known ones (`upsert.py`), rows in files (`append_files.py`).
 
 Spans go to the disk while they are read, so memory holds some pages of them however many traces there are. Killed
 between two commits, a batch leaves children without their trace; their number, ahead of the one of `traces`, says so.
@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from resources.archive.row_changes import without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
-from resources.arrow_compute import compute
+from resources.archive.stamp import stamped
+from resources.archive.utc_days import days_of
 from resources.reading.trace_reader import PAGE, Batch, Quarantined, TraceReader
 from resources.redaction import Redaction
 from resources.tables import arrow_schema
@@ -68,23 +69,6 @@ def append_new(
             _append_batch(tables, pages.part(), days_of(part), done, last if part is parts[-1] else None)
             progress(done.rows["traces"])
     return done
-
-
-def days_of(listing: "pa.Table") -> list[date]:
-    """The UTC days on which the traces of a listing started."""
-    pc = compute()
-
-    whole = pc.unique(pc.divide(listing.column("request_ms"), 86_400_000)).to_pylist()
-    return [date(1970, 1, 1) + timedelta(days=n) for n in sorted(whole)]
-
-
-def stamped(traces: "pa.Table") -> "pa.Table":
-    """Traces with the present moment as `archived_at`."""
-    import pyarrow as pa
-
-    place, now = traces.column_names.index("archived_at"), datetime.now(UTC)
-    moment = pa.repeat(pa.scalar(now, arrow_schema("traces").field("archived_at").type), traces.num_rows)
-    return traces.set_column(place, "archived_at", moment)
 
 
 def _append_batch(

@@ -13,13 +13,13 @@ from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
 from resources.archive.archive import Archive, ArchivedDay
 from resources.archive.look import Asked, LostFiles
+from resources.archive.lost_store import known_experiment
 from resources.archive.marks import Days
 from resources.archive.row_changes import Written
 from resources.archive.run import ArchiveRun
 from resources.delta.days import replace_day, undouble_day
 from resources.delta.table import holds, literally, open_table, rows_of_day, storage
 from resources.delta.write import Overtaken, merge_rows, retried, table_to_write
-from resources.mlflow_store import experiment_id
 from resources.platform import Platform
 from resources.reading.reading import open_reader
 from resources.reading.trace_reader import TraceReader
@@ -54,7 +54,7 @@ class DeltaArchive(Archive):
         self, agent: Agent, days: Days, settled_before_ms: int, progress: Progress, *, anew: bool = False
     ) -> ArchivedDay:
         prefix, experiment = agent.spec.table_prefix, agent.spec.experiment
-        known = experiment_id(self._platform, experiment)
+        known = known_experiment(self._platform, prefix, experiment)
         reader = self._read(self._platform, known, progress)
         asked = Asked(prefix, experiment, known, days, settled_before_ms, agent.redactions, anew)
         restored = False

@@ -9,11 +9,11 @@ gives them a commit of their own, and only when the next one learns something by
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from datetime import date, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import TYPE_CHECKING
 
-from resources.archive import marks
+from resources.archive import day_digests, marks
 from resources.archive.append import Appended
 from resources.archive.archive import ArchivedDay
 from resources.archive.look import MARK, Look, Seen
@@ -21,13 +21,12 @@ from resources.archive.marks import Days, Files
 from resources.archive.quarantine import Quarantine
 from resources.archive.row_changes import Written
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
+from resources.archive.utc_days import traces_by_day
 from resources.arrow_compute import compute
 from resources.tables import PARTITION, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
 
 
 class Ending:
@@ -68,7 +67,7 @@ class Ending:
         self._quarantine.write()
         seen, quarantined = self._seen, Counter(row[PARTITION] for row in self._quarantine.now.values())
         if seen.since_ms == self._days.since_ms:
-            settled = _by_day(seen.listing.traces)
+            settled = traces_by_day(seen.listing.traces)
         else:
             held = {day: files["traces"].get(day, Files()).rows for day in self._days}
             settled = Counter(held) + quarantined + Counter({self._days.first: len(absent)})
@@ -81,7 +80,8 @@ class Ending:
             rows={table: _rows(found) for table, found in files.items()},
         )
         known = 0 if absent or seen.listing.unsettled else self._state
-        return archived, self._notes(known, files, settled, quarantined)
+        notes = self._notes(known, files, settled, quarantined)
+        return archived, notes | self._said(done, files["traces"])
 
     def _absent(self, done: Appended) -> tuple[str, ...]:
         """Listed traces the table lacks, but for those in quarantine and those deleted from MLflow meanwhile."""
@@ -95,14 +95,21 @@ class Ending:
         lacking -= set(self._quarantine.now)
         return tuple(sorted(lacking & set(self._look.listing(self._seen.since_ms).ids))) if lacking else ()
 
+    def _said(self, done: Appended, days: Iterable[date]) -> dict[str, int]:
+        """What the store said of the traces the table has now, by day; 0 where nobody asked."""
+        digests, name = self._seen.digests, self._look.notes.name
+        held = {one for part in (self._seen.held, *done.trace_ids) for one in part.to_pylist()} if digests else set()
+        return {name(marks.SAID, day): day_digests.noted_of(digests, day, held) for day in days}
+
     def _has_something_to_note(self, archived: ArchivedDay, notes: Mapping[str, int]) -> bool:
         """Not when nothing was written and the next run would learn nothing: then there is no commit."""
         seen, known = self._seen, self._look.notes
         done = notes[known.name(marks.DONE, self._days)]
         newly = bool(done) and done != known.get(marks.DONE, self._days)
         written = any(one != Written(0, 0) for one in archived.written.values())
+        noted_once = seen.large or not set(seen.files) - set(seen.digests)  # Else every run compares it.
         torn = any(self._tables.interrupted(day) for day in self._days)
-        return newly or written or torn or bool(seen.anew) or (seen.compare and seen.large)
+        return newly or written or torn or bool(seen.anew) or (seen.compare and noted_once)
 
     def _notes(
         self,
@@ -141,10 +148,3 @@ def _coming(traces: "pa.Table") -> dict[date, Files]:
 
 def _rows(files: Mapping[date, Files]) -> int:
     return sum(one.rows for one in files.values())
-
-
-def _by_day(listing: "pa.Table") -> Counter[date]:
-    pc = compute()
-
-    counted = pc.value_counts(pc.divide(listing.column("request_ms"), _DAY_MS)).to_pylist()
-    return Counter({_EPOCH + timedelta(days=one["values"]): one["counts"] for one in counted})

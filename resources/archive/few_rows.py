@@ -38,9 +38,7 @@ def few_changes(source: "pa.Table", held: "pa.Table", table: str, names: Sequenc
             new.append(place)
         elif row != known[key] and not _is_newer_score(table, known[key], row):
             changed.append(place)
-    return Changes(
-        source.take(new) if new else source.slice(0, 0), source.take(changed) if changed else source.slice(0, 0)
-    )
+    return Changes(_taken(source, new), _taken(source, changed))
 
 
 def any_gone(source: "pa.Table", held: "pa.Table") -> bool:
@@ -55,7 +53,7 @@ def _taken(source: "pa.Table", places: list[int]) -> "pa.Table":
 
 
 def _is_newer_score(table: str, held: dict[str, Any], said: dict[str, Any]) -> bool:
-    if table != "assessments" or not held["assessment_id"].startswith("a-"):
+    if table != "assessments" or held["scorer_version"] is None:
         return False
     return None in (held["updated_at"], said["updated_at"]) or held["updated_at"] > said["updated_at"]
 

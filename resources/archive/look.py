@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.refused import Refused
-from resources.archive import marks
+from resources.archive import day_digests, marks
 from resources.archive.archive import ArchivedDay
+from resources.archive.lost_store import made_anew
 from resources.archive.marks import Days, Files, Notes
 from resources.archive.row_changes import Written
 from resources.archive.snapshots import ARCHIVED, CHILDREN, ArchiveTables
+from resources.mlflow_store import experiment_made_ms
 from resources.platform import Platform
 from resources.reading.trace_reader import Listing, Marks, Touched, TraceReader
 from resources.redaction import Redaction
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COMPARE_EVERY_MS = 3_600_000
-"""A large day is listed and compared as a whole this often, because a changed tag leaves no trace of its own."""
+"""A day is compared as a whole this often, because a changed tag leaves no trace of its own."""
 
 ALWAYS_COMPARED = 500
-"""Traces of a day up to which it is listed and compared as a whole at every run, if the reader does that cheaply."""
+"""Traces of a day up to which it is listed as a whole at every run, if the reader does that cheaply, and compared: by
+digests where the reader has them, else by heads."""
 
 LOOKBACK_MS = 1_800_000
 """In between, traces are listed that started at most this long before the newest one held."""
+
+_DIGESTED = 2 * ALWAYS_COMPARED  # Traces: those of a day that is not large, and as many new ones.
 
 MARK = "seen."
 """Begins the kinds of notes that are marks of the reader."""
@@ -67,14 +72,17 @@ class LostFiles(Exception):  # noqa: N818 a signal: the days are mended, and the
 class Seen:
     """What was found before anything is written.
 
-    `files`: days the table has traces of; `anew`: days of which every row is compared; `compare`: whether the heads of
-    all listed traces are; `large`: whether that costs; `listing` begins at `since_ms`, `held` are the ids in the table
-    from there on; `written` is filled later.
+    `files`: days the table has traces of; `anew`: days of which every row is compared; `wholly`: whether all held
+    traces are looked at, and `compare`: whether by their heads; `digests`: of the listed traces by day and id, for
+    some days; `large`: whether a comparison costs; `listing` begins at `since_ms`, `held` are the ids in
+    the table from there on; `written` is filled later.
     """
 
     files: dict[date, Files]
     anew: set[date]
+    wholly: bool
     compare: bool
+    digests: day_digests.Digests
     large: bool
     touched: Touched
     listing: Listing
@@ -147,9 +155,11 @@ class Look:
         if partly and self._has_unknown(touched, held, listing):
             since_ms = days.since_ms
             listing, held = self.listing(since_ms), tables.ids("traces", days)
-        compare = bool(files) and not (large and fresh)
+        digests = {} if large else day_digests.digests_of(self._reader, listing.traces, days, most=_DIGESTED)
+        wholly = bool(files) and not (large and fresh)
+        compare = wholly and not (fresh and day_digests.is_the_same(self.notes, digests, held, files))
         tables.pin(days)
-        return Seen(files, anew, compare, large, touched, listing, since_ms, held, started_ms)
+        return Seen(files, anew, wholly, compare, digests, large, touched, listing, since_ms, held, started_ms)
 
     def listing(self, since_ms: int) -> Listing:
         """The settled traces from `since_ms` to the end of the days."""
@@ -165,13 +175,20 @@ class Look:
         return self._tables.select("traces", query, names).to_pylist()
 
     def _refuse_strangers(self) -> None:
-        others = marks.strangers(self._tables.log("traces"), self._asked.experiment_id)
+        asked, log = self._asked, self._tables.log("traces")
+        others = marks.strangers(log, asked.experiment_id)
         if others:
             raise Refused(
                 f"{self._asked.prefix}traces holds traces of experiment {', '.join(others)[:80]}, and this agent's "
                 f"experiment {self._asked.experiment[:80]} is {self._asked.experiment_id}: two experiments must not "
                 "share tables. Set archive.table_prefix in defs.yaml to a prefix no other agent has."
             )
+        target = self._tables.held("traces")
+        if target is None:
+            return
+        made_ms = experiment_made_ms(self._platform, asked.experiment)
+        if why := made_anew(self._platform, asked.prefix, asked.experiment, made_ms, target, log):
+            raise Refused(why)
 
     def _folder_is_gone(self, table: str, days: Iterable[date]) -> bool:
         """Whether somebody removed a day's folder; known only of tables in folders."""

@@ -10,7 +10,7 @@ older snapshot, so whoever writes compares the number in the very snapshot the w
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,9 @@ RULES = "rules"
 
 COMPARED = "compared"
 """When all traces of the day were last compared, epoch milliseconds."""
+
+SAID = "said"
+"""Digest of what the store says of the day's traces in the table, spans aside; 0: compare them."""
 
 SETTLED, QUARANTINED = "settled", "quarantined"
 """Traces of the day that had ended, and how many of them are in quarantine."""
@@ -111,6 +114,11 @@ def rules_digest(redact: Redaction) -> int:
 def done_digest(state: int, rules: int, rows: int) -> int:
     """A number that names a complete day: the store's state, the rules, and the rows in `traces`; 0 without a state."""
     return _number([state, rules, rows]) if state else 0
+
+
+def said_digest(digests: Iterable[int]) -> int:
+    """A number that names what a day's traces say, given the digest of each, in any order; none is 0."""
+    return sum(digests) % (2**63 - 1) + 1
 
 
 def log_of(target: "DeltaTable | None") -> "pa.Table | None":

@@ -60,10 +60,11 @@ def digests(rows: Any, table: str, names: Sequence[str]) -> "pa.Table":
 def changes(source: "pa.Table", held: "pa.Table", table: str, names: Sequence[str]) -> Changes:
     """What of `source` is new to `held` (see `digests`, of the same `names`) or differs.
 
-    A score of ours lands in the table before MLflow has it, so one that is newer there stays.
+    A score of ours lands in the table before MLflow has it, so one that is newer there stays. What people say is as
+    MLflow has it, also when the clock of the server they changed it on is behind.
     """
     keys = ", ".join(KEYS[table])
-    newer = " AND NOT (starts_with(held.assessment_id, 'a-') AND held.updated_at > source.updated_at)"
+    newer = " AND NOT (held.scorer_version IS NOT NULL AND held.updated_at > source.updated_at)"
     differs = f"{_digest(names, 'source')} <> held.{DIGEST}{newer if table == 'assessments' else ''}"
     schema, same = arrow_schema(table), " AND ".join(f"source.{key} = held.{key}" for key in KEYS[table])
     with _compare(source=source, held=held) as con:

@@ -11,17 +11,18 @@ its state another one than was noted, and so the next run looks.
 """
 
 from collections.abc import Iterable
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from resources.archive import marks
 from resources.archive.append import Appended, append_new
+from resources.archive.append_files import append_files, folders
 from resources.archive.archive import ArchivedDay
 from resources.archive.ending import Ending
 from resources.archive.look import Asked, Look, Seen
 from resources.archive.quarantine import Quarantine
 from resources.archive.snapshots import ArchiveTables
 from resources.archive.upsert import Upsert
+from resources.archive.utc_days import started_on
 from resources.arrow_compute import compute
 from resources.platform import Platform
 from resources.reading.trace_reader import TraceReader
@@ -29,8 +30,6 @@ from resources.worker import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
 
 
 class ArchiveRun:
@@ -69,10 +68,8 @@ class ArchiveRun:
             known = _with_rows(known, self._look.held_heads(sorted(missed)))
         if not known.num_rows:
             return
-        ids, day = known.column("trace_id"), pc.divide(known.column("request_ms"), _DAY_MS)
-        whole = pc.or_(
-            pc.is_in(day, value_set=_numbers(seen.anew)), pc.is_in(ids, value_set=_texts(seen.touched.spans))
-        )
+        ids = known.column("trace_id")
+        whole = pc.or_(started_on(known, seen.anew), pc.is_in(ids, value_set=_texts(seen.touched.spans)))
         heads = pc.or_(pc.is_in(ids, value_set=_texts(seen.touched.heads)), seen.compare)
         self._bring(seen, known.filter(whole), whole=True)
         self._bring(seen, known.filter(pc.and_(pc.invert(whole), heads)), whole=False)
@@ -97,7 +94,7 @@ class ArchiveRun:
         listed, quarantine = seen.listing.traces, self._quarantine
         if seen.since_ms == self._days.since_ms:
             quarantine.tried(set(quarantine.held) - set(seen.listing.ids))  # Gone from MLflow.
-        again = seen.compare or bool(seen.anew)
+        again = seen.wholly or bool(seen.anew)
         waits = set() if again else set(quarantine.held) - seen.touched.heads - seen.touched.spans
         new = _except(_except(listed, seen.held), _texts(waits))
         quarantine.tried(new.column("trace_id").to_pylist())
@@ -113,15 +110,15 @@ class ArchiveRun:
             self._bring(seen, orphans, whole=True)
             seen.held = self._tables.ids("traces", self._days, since_ms=seen.since_ms)
             new = _except(new, orphans.column("trace_id"))
-        total = new.num_rows
-        return append_new(
-            self._tables,
-            self._reader,
-            new,
-            self._asked.redact,
-            lambda so_far: self._progress(f"{self._days}: {so_far:,} of {total:,} new traces archived"),
-            ending.with_traces,
-        )
+        total, redact, last = new.num_rows, self._asked.redact, ending.with_traces
+
+        def archived(so_far: int) -> None:
+            self._progress(f"{self._days}: {so_far:,} of {total:,} new traces archived")
+
+        into = {} if redact else folders(self._tables, self._reader, total)  # Rules meet each text as it was said.
+        if into:
+            return append_files(self._tables, self._reader, new, into, archived, last)
+        return append_new(self._tables, self._reader, new, redact, archived, last)
 
     def _orphans(self, seen: Seen, new: "pa.Table") -> "pa.Table":
         """New traces whose spans are there already: a batch was interrupted, or rows were deleted by hand."""
@@ -140,12 +137,6 @@ def _except(listing: "pa.Table", trace_ids: Any) -> "pa.Table":
     pc = compute()
 
     return listing.filter(pc.invert(pc.is_in(listing.column("trace_id"), value_set=trace_ids)))
-
-
-def _numbers(days: set[date]) -> "pa.Array":
-    import pyarrow as pa
-
-    return pa.array([(day - _EPOCH).days for day in days], pa.int64())
 
 
 def _texts(values: Iterable[str]) -> "pa.Array":

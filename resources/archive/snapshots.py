@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from resources.archive.marks import BATCH, Days, Files, Notes, files_by_day, log_of, paths_of
 from resources.delta.compaction import compact_busy_days
+from resources.delta.data_files import DataFile
 from resources.delta.table import open_table
-from resources.delta.write import Overtaken, append_rows, merge_rows, table_to_write
+from resources.delta.write import Overtaken, add_files, append_rows, merge_rows, table_to_write, takes_files
 from resources.platform import Platform
 from resources.tables import KEYS, arrow_schema
 
@@ -73,6 +74,11 @@ class ArchiveTables:
         """See `files_by_day`, of the snapshot that is open."""
         return files_by_day(self.log(table), days)
 
+    def paths(self, table: str, day: date) -> list[str]:
+        """The files of a day that the snapshot that is open lists."""
+        log = self.log(table)
+        return [] if log is None else paths_of(log, Days(day, day))
+
     def lost(self, table: str, days: Days) -> list[str]:
         """Files of these days that the log lists and that are gone; known only of tables in folders."""
         log, where = self.log(table), Path(self._where(table).removeprefix("file://"))
@@ -113,6 +119,18 @@ class ArchiveTables:
         """Append rows as a batch, with notes. Raises `Overtaken` or `CommitFailedError` when another was faster."""
         append_rows(self._guarded(table, batch), rows, self._transactions(batch) | dict(notes or {}))
         self._wrote(table, batch)
+
+    def add(
+        self, table: str, files: Sequence[DataFile], batch: Mapping[date, int], notes: Mapping[str, int] | None = None
+    ) -> None:
+        """Append the rows of files as a batch, with notes. Raises as `append` does."""
+        add_files(self._guarded(table, batch), files, self._transactions(batch) | dict(notes or {}))
+        self._wrote(table, batch)
+
+    def folder(self, table: str) -> Path | None:
+        """The table's folder, when files may be written into it and added; None where delta-rs has to write."""
+        where = Path(self._where(table).removeprefix("file://"))
+        return where if where.is_absolute() and takes_files(self.held(table) or self.newest(table), table) else None
 
     def merge(
         self, table: str, rows: "pa.Table", keys: Sequence[str], batch: Mapping[date, int], keep: Sequence[str] = ()

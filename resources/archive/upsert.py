@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from resources.archive.append import stamped
 from resources.archive.few_rows import FEW, any_gone, few_changes, held_rows
 from resources.archive.marks import Days
 from resources.archive.row_changes import Written, changes, digests, gone, without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
+from resources.archive.stamp import stamped
 from resources.reading.trace_reader import Batch
 from resources.scoring.score_table import OURS
 from resources.tables import KEYS, arrow_schema, columns

@@ -2,7 +2,7 @@
 
 Lives here: looking at the sign-in, the warehouse, and at each agent's experiment, scorers, review app, endpoint.
 Add here: a thing people have to set up in the workspace.
-Not here: which grants are needed (`grants.py`), places of this machine (`lifecycle_assets/cli/places.py`).
+Not here: which grants are needed (`grants.py`), places of this machine (`lifecycle_assets/cli/places_machine.py`).
 """
 
 import importlib.metadata

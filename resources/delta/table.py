@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 from lifecycle_assets.refused import Refused
 from resources.delta.faults import require_no_lost_log, require_sound, sound
 from resources.explain import explained
-from resources.tables import PARTITION, arrow_schema, columns
+from resources.tables import PARTITION, PAYLOADS, ROW_GROUP, arrow_schema, columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-_ROW_GROUP = 8_192  # Rows.
-_PAYLOADS = ("request", "response", "inputs", "outputs", "attributes")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
 
 
@@ -70,14 +68,13 @@ def zstd() -> Any:
     """How delta-rs packs the files."""
     from deltalake import ColumnProperties, WriterProperties
 
-    # Level 1 writes 1.2 times as fast as the default, for files a tenth larger. Small row groups keep memory small
-    # while many days are written at once. Payloads hardly repeat, and nobody looks for their least value.
+    # Level 1 writes 1.2 times as fast as the default, for files a tenth larger.
     payload = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
     return WriterProperties(
         compression="ZSTD",
         compression_level=1,
-        max_row_group_size=_ROW_GROUP,
-        column_properties=dict.fromkeys(_PAYLOADS, payload),
+        max_row_group_size=ROW_GROUP,
+        column_properties=dict.fromkeys(PAYLOADS, payload),
     )
 
 

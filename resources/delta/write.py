@@ -5,10 +5,12 @@ Add here: a further way to write that is true of every table.
 Not here: reading (`table.py`), which rows (`archive/delta_archive.py`, `scoring/score_table.py`), upkeep.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifecycle_assets.refused import Refused
+from resources.delta.data_files import DataFile
 from resources.delta.shape import complete, fitted
 from resources.delta.table import open_table, storage, zstd
 from resources.tables import PARTITION, STATISTICS, arrow_schema, is_partitioned
@@ -79,6 +81,36 @@ def append_rows(
         commit_properties=commit_with(transactions),
         post_commithook_properties=_afterwards(),
     )
+
+
+def takes_files(target: "DeltaTable", table: str) -> bool:
+    """Whether files with the columns of this release may be added: a table that asks for more has delta-rs write."""
+    from deltalake import Schema
+
+    def columns(schema: Schema) -> list[tuple[str, Any]]:
+        return [(field.name, field.type) for field in schema.fields]
+
+    plain = target.protocol().min_writer_version <= 2  # Beyond, columns may be renamed, generated or constrained.
+    return plain and columns(target.schema()) == columns(Schema.from_arrow(arrow_schema(table)))
+
+
+def add_files(target: "DeltaTable", files: Sequence[DataFile], transactions: Mapping[str, int]) -> None:
+    """Append the rows of files of a table kept by day, in one commit that also notes the transactions.
+
+    Raises as `append_rows` does. Only for a table that `takes_files`.
+    """
+    from deltalake.transaction import AddAction
+
+    now_ms = int(time.time() * 1000)
+    target.create_write_transaction(
+        [AddAction(one.path, one.size, {PARTITION: one.day}, now_ms, True, one.statistics) for one in files],
+        mode="append",
+        schema=target.schema(),
+        partition_by=[PARTITION],
+        commit_properties=commit_with(transactions),
+        post_commithook_properties=_afterwards(),
+    )
+    target.update_incremental()  # This commit does not go on to its own version, as others do.
 
 
 def merge_rows(

@@ -11,6 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from resources.arrow_compute import compute
 from resources.reading.head_columns import LATEST_MS
 from resources.reading.row_batches import UNREADABLE
 from resources.tables import arrow_schema
@@ -18,6 +19,8 @@ from resources.trace_rows import NOT_APPLICABLE, OUTCOME, SCORER_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Value = tuple[float | None, str | None, str | None]
 
 _SOURCES = ("HUMAN", "LLM_JUDGE", "CODE", "SOURCE_TYPE_UNSPECIFIED")
 _KINDS = ("feedback", "expectation")
@@ -32,47 +35,66 @@ def assessment_columns(stored: "pa.Table", heads: "pa.Table") -> "tuple[pa.Table
     """
     import pyarrow as pa
 
-    days = dict(zip(heads.column("nth").to_pylist(), heads.column("trace_date").to_pylist(), strict=True))
+    pc = compute()
+
+    at = pc.index_in(stored.column("nth"), heads.column("nth").combine_chunks())
+    kept = pc.and_(pc.is_valid(at), pc.invert(_issues(stored)))
+    if not pc.all(kept).as_py():
+        stored, at = stored.filter(kept), at.filter(kept)
+    said = {name: stored.column(name) for name in stored.column_names}
+    values = list(map(_value, said["value"].to_pylist(), said["assessment_metadata"].to_pylist()))
+    sound = pa.chunked_array([pa.array([one is not None for one in values], pa.bool_())])
+    for good in (
+        pc.is_null(said["error"]),
+        pc.is_in(said["assessment_type"], value_set=pa.array(_KINDS, pa.string())),
+        pc.is_in(said["source_type"], value_set=pa.array(_SOURCES, pa.string())),
+        _dated(said["created_timestamp"]),
+        _dated(said["last_updated_timestamp"]),
+    ):
+        sound = pc.and_(sound, good)
+    odd = set(said["nth"].filter(pc.invert(sound)).to_pylist())
+    numbers, words, versions = ([one and one[place] for one in values] for place in range(3))
+    moment = pa.timestamp("us", tz="UTC")
+    said |= {
+        "trace_date": heads.column("trace_date").take(at),
+        "kind": said["assessment_type"],
+        "value_number": pa.array(numbers, pa.float64()),
+        "value_text": pa.array(words, pa.string()),
+        "error": pa.nulls(len(values), pa.string()),
+        "scorer_version": pa.array(versions, pa.string()),
+        "valid": pc.fill_null(pc.not_equal(said["valid"], 0), True),
+        "created_at": pc.multiply(pc.if_else(sound, said["created_timestamp"], 0), 1000).cast(moment),
+        "updated_at": pc.multiply(pc.if_else(sound, said["last_updated_timestamp"], 0), 1000).cast(moment),
+    }
     schema = pa.schema([*arrow_schema("assessments"), pa.field("nth", pa.int64())])
-    rows: list[dict[str, Any]] = []
-    odd: set[int] = set()
-    for said in stored.to_pylist():
-        nth = said["nth"]
-        if nth not in days or nth in odd or _is_issue(said):
-            continue
-        row = _row(said)
-        if row is None:
-            odd.add(nth)
-        else:
-            rows.append({**row, "trace_date": days[nth], "nth": nth})
-    names = schema.names
-    arrays = [pa.array([row[name] for row in rows], schema.field(name).type) for name in names]
-    return pa.Table.from_arrays(arrays, schema=schema), odd
+    return pa.Table.from_arrays([said[name] for name in schema.names], schema=schema), odd
 
 
-def _row(said: dict[str, Any]) -> dict[str, Any] | None:
-    """The row of an ordinary assessment, None for an odd one; times are microseconds."""
+def _dated(moments: "pa.ChunkedArray") -> Any:
+    """Which of these are dates, in milliseconds."""
+    pc = compute()
+
+    dated = pc.and_(pc.greater_equal(moments, 1), pc.less_equal(moments, LATEST_MS))
+    return pc.fill_null(dated, False)
+
+
+def _value(value: str | None, described: str | None) -> Value | None:
+    """Number, text and the scorer's version of an ordinary assessment; None for an odd one."""
     metadata: Any = {}
-    if said["assessment_metadata"] is not None:
+    if described is not None:
         try:
-            metadata = json.loads(said["assessment_metadata"])
+            metadata = json.loads(described)
         except UNREADABLE:
             return None
-    created, updated = said["created_timestamp"], said["last_updated_timestamp"]
-    value = said["value"]
-    if (
-        metadata.__class__ is not dict
-        or not all(isinstance(metadata.get(key, ""), str) for key in (SCORER_VERSION, OUTCOME))
-        or said["error"] is not None
-        or value is None
-        or said["assessment_type"] not in _KINDS
-        or said["source_type"] not in _SOURCES
-        or not all(moment is not None and 1 <= moment <= LATEST_MS for moment in (created, updated))
-    ):
-        return None
+        if metadata.__class__ is not dict or not all(
+            isinstance(metadata.get(key, ""), str) for key in (SCORER_VERSION, OUTCOME)
+        ):
+            return None
     number, words = None, None
     if value in ("true", "false"):
         number = float(value == "true")
+    elif value is None:
+        return None
     elif _NUMBER.fullmatch(value):
         number = float(value)
     elif _TEXT.fullmatch(value):
@@ -81,30 +103,25 @@ def _row(said: dict[str, Any]) -> dict[str, Any] | None:
         return None
     elif metadata.get(OUTCOME) == NOT_APPLICABLE:
         words = NOT_APPLICABLE
-    return {
-        "trace_id": said["trace_id"],
-        "assessment_id": said["assessment_id"],
-        "name": said["name"],
-        "kind": said["assessment_type"],
-        "source_type": said["source_type"],
-        "source_id": said["source_id"],
-        "value_number": number,
-        "value_text": words,
-        "rationale": said["rationale"],
-        "error": None,
-        "scorer_version": metadata.get(SCORER_VERSION),
-        "valid": said["valid"] != 0,
-        "created_at": created * 1000,
-        "updated_at": updated * 1000,
-    }
+    return number, words, metadata.get(SCORER_VERSION)
 
 
-def _is_issue(said: dict[str, Any]) -> bool:
-    """Whether it refers to an issue, which is neither feedback nor expectation."""
-    if said["assessment_type"] != "issue":
-        return False
+def _issues(stored: "pa.Table") -> Any:
+    """Which of these refer to an issue, which is neither feedback nor expectation."""
+    import pyarrow as pa
+
+    pc = compute()
+
+    named = pc.fill_null(pc.equal(stored.column("assessment_type"), "issue"), False)
+    if not pc.any(named).as_py():
+        return named
+    pairs = zip(named.to_pylist(), stored.column("value").to_pylist(), strict=True)
+    return pa.chunked_array([pa.array([one and _is_json(value) for one, value in pairs], pa.bool_())])
+
+
+def _is_json(value: Any) -> bool:
     try:
-        json.loads(said["value"])
+        json.loads(value)
     except UNREADABLE:
         return False
     return True

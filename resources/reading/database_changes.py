@@ -1,18 +1,21 @@
 """Which traces something came to since some marks, as the tracking database tells.
 
-Lives here: marks and the queries behind them.
+Lives here: marks and the queries behind them, and digests of all that traces say.
 Add here: a further sign of a change.
 Not here: what the archive does about it (`trace_reader.py` says what is promised).
 
 Assessments carry the time of their last update. SQLite numbers rows as they come, so that new tags and spans are those
 with higher numbers; a row that is written again in place, such as a tag with another value, keeps its number and shows
 nothing. Rows that were deleted give their numbers back: then the greatest number falls below the mark, and everything
-counts as touched. Numbers that others were given before this is asked again show nothing: heads have to be compared.
-PostgreSQL has no such numbers: there only assessments tell.
+counts as touched. Numbers that others were given before this is asked again show nothing: heads have to be compared,
+or the digests of all they say. PostgreSQL has no such numbers: there only assessments tell.
 """
 
+import hashlib
 import time
+from collections.abc import Sequence
 
+from resources.reading import database_sql
 from resources.reading.database import Database, Query
 from resources.reading.trace_reader import Marks, Touched
 
@@ -35,6 +38,19 @@ def touched(database: Database, experiment_id: int, since_ms: int, until_ms: int
     noted = _numbered(database, "trace_request_metadata", "request_id", marks, now, inside)
     spans = _numbered(database, "spans", "trace_id", marks, now, inside)
     return Touched(said | tagged | noted | spans, spans, now)
+
+
+def digests(database: Database, experiment_id: int, ids: Sequence[str]) -> Sequence[int] | None:
+    """See `TraceReader.digests`; where rows are numbered, which is SQLite."""
+    import orjson
+
+    if not database.numbers:
+        return None
+    found = database.query(database_sql.said(database, experiment_id), (orjson.dumps(ids).decode(),))
+    numbers = [0] * len(ids)
+    for nth, said in zip(*(column.to_pylist() for column in found.columns), strict=True):
+        numbers[nth] = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest())
+    return numbers
 
 
 def _marks(database: Database) -> Marks:

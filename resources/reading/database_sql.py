@@ -11,6 +11,7 @@ however much is stored. Numbers in a text are ours; nothing else is put into one
 # ruff: noqa: S608 - SQL of names and numbers of ours; ids are a parameter.
 
 from resources.reading.database import Database, Query
+from resources.trace_rows import COPIES
 
 Column = tuple[str, str, str]
 """Expression, name, and kind: `i` a whole number, `f` a number, `s` text."""
@@ -91,6 +92,31 @@ def spans(database: Database) -> Query:
 def assessments(database: Database) -> Query:
     """Assessments of listed ids."""
     return _of_ids(database, "assessments", "trace_id", ASSESSMENT)
+
+
+def said(database: Database, experiment_id: int) -> Query:
+    """What rows of listed ids follow from but for spans, as one text a trace. In the words of SQLite.
+
+    JSON, so that no two of them look the same, of which SQLite refuses blobs; numbers that are no whole ones would
+    lose digits.
+    """
+    head = [
+        f"quote({expression})" if kind == "f" else f"CAST({expression} AS TEXT)"
+        for expression, name, kind in _HEADS
+        if name not in ("request_preview", "response_preview")
+    ]
+    pairs = "json_group_object(p.key, CAST(p.value AS TEXT))"
+    assessment = ", ".join(f"CAST({expression} AS TEXT)" for expression, _, _ in ASSESSMENT)
+    copies = ", ".join(f"'{name}'" for name in COPIES)
+    parts = (
+        f"json_array({', '.join(head)})",
+        f"(SELECT {pairs} FROM trace_tags AS p WHERE p.request_id = j.value)",
+        f"(SELECT {pairs} FROM trace_request_metadata AS p WHERE p.request_id = j.value AND p.key NOT IN ({copies}))",
+        f"(SELECT json_group_array(json_array({assessment})) FROM assessments AS t WHERE t.trace_id = j.value)",
+    )
+    # As bytes, since what is no text of its own need not be one.
+    columns: tuple[Column, ...] = ((f"CAST({' || '.join(parts)} AS BLOB)", "said", "s"),)
+    return _of_ids(database, "trace_info", "request_id", columns, f"t.experiment_id = {experiment_id}")
 
 
 def listing(database: Database, experiment_id: int, since_ms: int, until_ms: int) -> Query:

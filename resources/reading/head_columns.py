@@ -33,24 +33,25 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
 
     pc = compute()
 
-    heads = stored.heads.sort_by("nth")
+    heads = in_order(stored.heads)
     nth, started = heads.column("nth").combine_chunks(), heads.column("request_ms").combine_chunks()
     dated = pc.and_(pc.greater_equal(started, 0), pc.less_equal(started, LATEST_MS))
     known = pc.is_in(heads.column("state").combine_chunks(), value_set=pa.array(_STATES, pa.string()))
     odd = set(nth.filter(pc.invert(pc.and_(dated, known))).to_pylist())
     odd |= _odd_pairs(stored.tags) | _odd_pairs(stored.metadata)
-    metadata = _with(
+    session = heads.column("session_id").combine_chunks()
+    metadata = _Pairs(
         stored.metadata,
-        ("mlflow.trace.session", heads.column("session_id")),
-        ("mlflow.trace.tokenUsage", _numbers(heads, USAGE)),
-        ("mlflow.trace.cost", _numbers(heads, COST)),
-        nth=nth,
+        nth,
+        {
+            "mlflow.trace.session": session,
+            "mlflow.trace.tokenUsage": _numbers(heads, USAGE),
+            "mlflow.trace.cost": _numbers(heads, COST),
+        },
     )
-    tags = _with(stored.tags, ("mlflow.traceName", heads.column("trace_name")), nth=nth)
-    model, source = (_picked(metadata, key, nth) for key in ("mlflow.modelId", "mlflow.source.type"))
-    tagged, environment = (_picked(tags, key, nth) for key in ("mlflow.modelId", "environment"))
+    tags = _Pairs(stored.tags, nth, {"mlflow.traceName": heads.column("trace_name").combine_chunks()})
+    model, environment = metadata.picked("mlflow.modelId"), tags.picked("environment")
     starts = pc.if_else(dated, started, 0)
-    kept = metadata.filter(pc.invert(pc.is_in(metadata.column("key"), pa.array(COPIES, pa.string()))))
     made = {
         "trace_id": heads.column("trace_id"),
         "experiment_id": pa.repeat(pa.scalar(experiment_id, pa.string()), len(nth)),
@@ -58,19 +59,30 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
         "trace_date": pc.divide(starts, _DAY_MS).cast(pa.int32()),
         "state": heads.column("state"),
         "execution_ms": heads.column("execution_ms"),
-        "model_id": pc.if_else(pc.equal(model, ""), tagged, model),
-        "session_id": _picked(metadata, "mlflow.trace.session", nth),
-        "user_id": _picked(metadata, "mlflow.trace.user", nth),
-        "environment": pc.if_else(pc.equal(environment, ""), source, environment),
-        "tags": _maps(tags, nth),
-        "metadata": _maps(kept, nth),
+        "model_id": pc.if_else(pc.equal(model, ""), tags.picked("mlflow.modelId"), model),
+        "session_id": pc.fill_null(session, ""),
+        "user_id": metadata.picked("mlflow.trace.user"),
+        "environment": pc.if_else(pc.equal(environment, ""), metadata.picked("mlflow.source.type"), environment),
+        "tags": tags.maps(),
+        "metadata": metadata.maps(beside=COPIES),
         "input_tokens": heads.column("input_tokens"),
         "output_tokens": heads.column("output_tokens"),
         "cost_usd": heads.column("total_cost"),
     }
     fields = [field for field in arrow_schema("traces") if field.name not in _BESIDE]
     schema = pa.schema([*fields, pa.field("nth", pa.int64())])
-    return pa.Table.from_arrays([*(made[field.name].cast(field.type) for field in fields), nth], schema=schema), odd
+    return pa.Table.from_arrays([*(fitted(made[field.name], field) for field in fields), nth], schema=schema), odd
+
+
+def fitted(column: Any, field: "pa.Field") -> Any:
+    """A column in the type of a field: a cast that changes nothing takes longer than looking."""
+    return column if column.type == field.type else column.cast(field.type)
+
+
+def in_order(heads: "pa.Table") -> "pa.Table":
+    """Heads in the order of `nth`, as SQLite gives them."""
+    nth = heads.column("nth").to_numpy()
+    return heads if (nth[1:] > nth[:-1]).all() else heads.sort_by("nth")
 
 
 def _odd_pairs(pairs: "pa.Table") -> set[int]:
@@ -79,57 +91,72 @@ def _odd_pairs(pairs: "pa.Table") -> set[int]:
 
     if not pairs.column("value").null_count:
         return set()
-    return set(pairs.filter(pc.is_null(pairs.column("value"))).column("nth").to_pylist())
+    return set(pairs.column("nth").filter(pc.is_null(pairs.column("value"))).to_pylist())
 
 
 def _numbers(heads: "pa.Table", names: tuple[str, ...]) -> "pa.Array":
     """Columns of numbers as MLflow gives them in metadata: one text a trace, null without any."""
     import pyarrow as pa
 
-    listed = zip(*(heads.column(name).to_pylist() for name in names), strict=True)
-    return pa.array([numbers_text(names, values) or None for values in listed], pa.string())
+    said = tuple(name for name in names if heads.column(name).null_count < heads.num_rows)
+    if not said:
+        return pa.nulls(heads.num_rows, pa.string())
+    listed = zip(*(heads.column(name).to_pylist() for name in said), strict=True)
+    whole = "{" + ", ".join(f'"{name}": %r' for name in said) + "}"  # What is made of a trace that has them all.
+    made = [whole % values if None not in values else numbers_text(said, values) or None for values in listed]
+    return pa.array(made, pa.string())
 
 
-def _with(pairs: "pa.Table", *more: "tuple[str, Any]", nth: "pa.Array") -> "pa.Table":
-    """Pairs and further ones, by place and key: of each trace in `nth` its value of a key, unless that is null."""
-    import numpy as np
-    import pyarrow as pa
+class _Pairs:
+    """Tags or metadata of the traces in `nth`, with `more`: key to its value of each of them, left out where null.
 
-    pc = compute()
+    Pairs are in the order of trace and key. Those of other traces, which were deleted in between, are left out.
+    """
 
-    schema = pa.schema([("nth", pa.int64()), ("key", pa.string()), ("value", pa.string())])
-    parts = [pairs.cast(schema)]
-    for key, values in more:
-        keys = pa.repeat(pa.scalar(key, pa.string()), len(nth))
-        parts.append(pa.table([nth, keys, values], schema=schema).filter(pc.is_valid(values)))
-    whole = pa.concat_tables(parts)
-    # Keys are few: ordering their numbers is some times as fast as ordering them.
-    coded = whole.column("key").combine_chunks().dictionary_encode()
-    known = coded.dictionary.to_pylist()
-    rank = np.empty(len(known), np.int64)
-    rank[sorted(range(len(known)), key=known.__getitem__)] = np.arange(len(known))
-    at = whole.column("nth").to_numpy() * max(len(known), 1) + rank[coded.indices.to_numpy()]
-    return whole.take(pa.array(np.argsort(at, kind="stable")))
+    def __init__(self, pairs: "pa.Table", nth: "pa.Array", more: "dict[str, pa.Array]") -> None:
+        import numpy as np
+        import pyarrow as pa
 
+        text = pa.string()
+        keys = [pa.repeat(pa.scalar(key, text), len(nth)) for key in more]
+        coded = pa.concat_arrays([pairs.column("key").combine_chunks().cast(text), *keys]).dictionary_encode()
+        values = pa.concat_arrays([pairs.column("value").combine_chunks().cast(text), *more.values()])
+        self._keys, known = coded.dictionary, coded.dictionary.to_pylist()
+        self._code = {key: code for code, key in enumerate(known)}
+        self._traces = len(nth)
+        rows = np.searchsorted(nth.to_numpy(), pairs.column("nth").to_numpy())
+        there = np.append(nth.to_numpy(), -1)[rows] == pairs.column("nth").to_numpy()
+        rows = np.concatenate([rows, *[np.arange(len(nth))] * len(more)])
+        kept = np.concatenate([there, np.ones(len(nth) * len(more), bool)])
+        if values.null_count:
+            kept &= values.is_valid().to_numpy(zero_copy_only=False)
+        # Keys are few: ordering their numbers is some times as fast as ordering them.
+        rank = np.empty(len(known), np.int64)
+        rank[sorted(range(len(known)), key=known.__getitem__)] = np.arange(len(known))
+        codes = coded.indices.to_numpy()
+        order = np.argsort(rows * max(len(known), 1) + rank[codes], kind="stable")
+        order = order[kept[order]]
+        self._rows, self._codes, self._values = rows[order], codes[order], values.take(pa.array(order))
 
-def _picked(pairs: "pa.Table", key: str, nth: "pa.Array") -> "pa.Array":
-    """The value of one key by the trace's row, empty without one."""
-    pc = compute()
+    def picked(self, key: str) -> "pa.Array":
+        """The value of one key by the trace's row, empty without one."""
+        import numpy as np
+        import pyarrow as pa
 
-    found = pairs.filter(pc.equal(pairs.column("key"), key))
-    at = pc.index_in(nth, found.column("nth").combine_chunks())
-    return pc.fill_null(found.column("value").combine_chunks().take(at), "")
+        found = np.flatnonzero(self._codes == self._code.get(key, -1))[::-1]
+        at = np.full(self._traces, -1)
+        at[self._rows[found]] = found
+        return compute().fill_null(self._values.take(pa.array(at, mask=at < 0)), "")
 
+    def maps(self, *, beside: tuple[str, ...] = ()) -> "pa.Array":
+        """A map for each trace, without the keys in `beside`."""
+        import numpy as np
+        import pyarrow as pa
 
-def _maps(pairs: "pa.Table", places: "pa.Array") -> "pa.Array":
-    """A map for each place of the pairs that follow each other by place."""
-    import numpy as np
-    import pyarrow as pa
-
-    pc = compute()
-
-    pairs = pairs.filter(pc.is_in(pairs.column("nth"), places))  # Some were deleted in between.
-    nth = pairs.column("nth").to_numpy()
-    offsets = np.append(np.searchsorted(nth, places.to_numpy()), len(nth)).astype(np.int32)
-    keys, values = (pairs.column(name).combine_chunks() for name in ("key", "value"))
-    return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
+        rows, codes, values = self._rows, self._codes, self._values
+        left_out = [self._code[key] for key in beside if key in self._code]
+        if left_out:
+            kept = ~np.isin(codes, left_out)
+            rows, codes, values = rows[kept], codes[kept], values.filter(pa.array(kept))
+        offsets = np.searchsorted(rows, np.arange(self._traces + 1)).astype(np.int32)
+        return pa.MapArray.from_arrays(pa.array(offsets), self._keys.take(pa.array(codes)), values)

@@ -14,7 +14,7 @@ from resources.arrow_compute import compute
 from resources.reading import database_sql
 from resources.reading.assessment_columns import assessment_columns
 from resources.reading.database import Database
-from resources.reading.head_columns import trace_columns
+from resources.reading.head_columns import fitted, in_order, trace_columns
 from resources.reading.span_columns import SpanColumns
 from resources.reading.stored_traces import Stored
 from resources.tables import arrow_schema
@@ -53,37 +53,40 @@ def read_stored(
 
 def page_columns(stored: Stored, experiment_id: str, made: SpanColumns) -> Page:
     """The columns of a page."""
-    import pyarrow as pa
-
     pc = compute()
 
     heads, odd = trace_columns(stored, experiment_id)
-    there = set(heads.column("nth").to_pylist())
+    nth = heads.column("nth").combine_chunks()
     said, odd_said = assessment_columns(stored.assessments, heads)
     odd |= odd_said | elsewhere(stored)
     spans = None
     if stored.spans is not None:
         spans = made.of(stored.spans)
-        odd |= set(spans.filter(spans.column("odd")).column("nth").to_pylist())
-        at = pc.index_in(spans.column("nth"), heads.column("nth").combine_chunks())
+        odd |= set(spans.column("nth").filter(spans.column("odd")).to_pylist())
+        at = pc.index_in(spans.column("nth"), nth)
         if at.null_count:  # Of traces that came or went in between.
             spans, at = spans.filter(pc.is_valid(at)), at.drop_null()
         for name in ("trace_id", "trace_date"):
             spans = spans.append_column(name, heads.column(name).take(at))
     traces = _answered(heads, stored.heads, spans)
-    odd &= there
-    if odd:
-        alone = pa.array(sorted(odd), pa.int64())
-        traces, said, spans = (
-            one if one is None else one.filter(pc.invert(pc.is_in(one.column("nth"), alone)))
-            for one in (traces, said, spans)
-        )
+    odd &= set(nth.to_pylist())
     return Page(
-        _fitted("traces", traces),
-        _fitted("assessments", said),
-        None if spans is None else _fitted("spans", spans),
+        _ordinary("traces", traces, odd),
+        _ordinary("assessments", said, odd),
+        None if spans is None else _ordinary("spans", spans, odd),
         sorted(odd),
     )
+
+
+def _ordinary(table: str, made: "pa.Table", odd: set[int]) -> "pa.Table":
+    """The columns of a table, without the traces at these places."""
+    import pyarrow as pa
+
+    pc = compute()
+
+    if odd:
+        made = made.filter(pc.invert(pc.is_in(made.column("nth"), pa.array(sorted(odd), pa.int64()))))
+    return made.select(arrow_schema(table).names)
 
 
 def elsewhere(stored: Stored) -> set[int]:
@@ -95,35 +98,41 @@ def elsewhere(stored: Stored) -> set[int]:
     tags, known = stored.tags, set(stored.heads.column("nth").to_pylist())
     place = pc.equal(tags.column("key"), database_sql.SPANS_AT)
     here = pc.and_(place, pc.equal(tags.column("value"), "TRACKING_STORE"))
-    moved = stored.spans.filter(pc.equal(stored.spans.column("content"), ""))
-    return (known - set(tags.filter(here).column("nth").to_pylist())) | (set(moved.column("nth").to_pylist()) & known)
+    moved = pc.equal(stored.spans.column("content"), "")
+    in_place, gone = (
+        set(of.column("nth").filter(which).to_pylist()) for of, which in ((tags, here), (stored.spans, moved))
+    )
+    return (known - in_place) | (gone & known)
 
 
 def _answered(heads: "pa.Table", stored: "pa.Table", spans: "pa.Table | None") -> "pa.Table":
     """Columns of `traces` with `nth`: with the root's inputs and outputs, or the previews MLflow kept of them."""
-    import numpy as np
     import pyarrow as pa
 
     pc = compute()
 
     columns: dict[str, Any] = {name: heads.column(name) for name in heads.column_names}
-    nothing = pa.nulls(heads.num_rows)
-    columns |= dict.fromkeys(("request", "response"), nothing.cast(pa.string()))
-    columns["archived_at"] = nothing
+    columns |= dict.fromkeys(("request", "response", "archived_at"), pa.nulls(heads.num_rows))
     if spans is not None:
-        keys = spans.select(["nth", "start_ns", "span_id"]).append_column("place", pa.array(np.arange(spans.num_rows)))
-        roots = keys.filter(pc.is_null(spans.column("parent_span_id")))
-        roots = roots.sort_by([("nth", "ascending"), ("start_ns", "ascending"), ("span_id", "ascending")])
-        # Of a trace with several roots the first; texts are copied once.
-        first = pc.index_in(heads.column("nth"), roots.column("nth").combine_chunks())
-        at = roots.column("place").take(first)
-        previews = stored.sort_by("nth")
+        at, previews = _roots(heads, spans), in_order(stored)
         for name, of in (("request", "inputs"), ("response", "outputs")):
             columns[name] = pc.coalesce(spans.column(of).take(at), previews.column(f"{name}_preview"))
     schema = pa.schema([*arrow_schema("traces"), pa.field("nth", pa.int64())])
-    return pa.Table.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
+    return pa.Table.from_arrays([fitted(columns[field.name], field) for field in schema], schema=schema)
 
 
-def _fitted(table: str, made: "pa.Table") -> "pa.Table":
-    schema = arrow_schema(table)
-    return made.select(schema.names).cast(schema)
+def _roots(heads: "pa.Table", spans: "pa.Table") -> "pa.Array":
+    """The row of each trace's root among `spans`, of several the first; null without one."""
+    import numpy as np
+    import pyarrow as pa
+
+    pc = compute()
+
+    places = np.flatnonzero(pc.is_null(spans.column("parent_span_id")).to_numpy())
+    roots = spans.select(["nth", "start_ns", "span_id"]).take(pa.array(places))
+    nth = roots.column("nth").to_numpy()
+    if not (nth[1:] > nth[:-1]).all():
+        order = pc.sort_indices(roots, [("nth", "ascending"), ("start_ns", "ascending"), ("span_id", "ascending")])
+        roots, places = roots.take(order), places[order.to_numpy()]
+    first = pc.index_in(heads.column("nth"), roots.column("nth").combine_chunks())
+    return pa.array(places).take(first.combine_chunks())

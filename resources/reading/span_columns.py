@@ -26,9 +26,9 @@ Row = tuple[str, str, str | None, str | None, str]
 _INPUTS, _OUTPUTS, _TYPE, _REQUEST = OWN_COLUMN
 _KIND = re.compile(r'"[A-Za-z_ ]+"')
 _HEX_ID = "^[0-9a-f]{16}$"
-_SHORT, _MOST = 48, 20_000  # Characters of a member that is remembered, and how many are.
+_SHORT, _MOST = 48, 4_000  # Characters of a member that is remembered, and how many are.
 _ID_LENGTH = 12  # Characters of a span's id in base64, as MLflow keeps it in the content.
-_BLOCK = 256  # Spans whose texts Python holds at once: these stay in the processor's cache, and their memory is reused.
+_BLOCK = 128  # Spans whose texts Python holds at once: these stay in the processor's cache, and their memory is reused.
 _NOTHING = ("", "", None, None, "")
 
 
@@ -92,7 +92,7 @@ class SpanColumns:
         for chunk in contents.chunks:
             texts = iter(_texts(chunk))
             while block := list(islice(texts, _BLOCK)):
-                made = [self._made(content) for content in block]
+                made = list(map(self._made, block))
                 read += [one is not None for one in made]
                 for part, values in zip(parts, zip(*(one or _NOTHING for one in made), strict=True), strict=True):
                     part.append(pa.array(values, pa.string()))

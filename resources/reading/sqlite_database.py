@@ -23,6 +23,7 @@ from resources.reading.store_state import sqlite_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ROWS = 4_096  # Held as Python objects at once, which take five times as much memory as columns.
 _WAIT_S = 20.0  # For a writer: as long as MLflow waits.
 
 
@@ -63,11 +64,12 @@ class SqliteDatabase(Database):
     def _fetch(self, query: Query, parameters: Sequence[Any]) -> "pa.Table":
         import pyarrow as pa
 
-        rows = self._connection.execute(query.sql, tuple(parameters)).fetchall()
-        schema = query.schema
-        columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-        arrays = [_array(values, field) for values, field in zip(columns, schema, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=schema)
+        schema, found = query.schema, self._connection.execute(query.sql, tuple(parameters))
+        batches = []
+        while rows := found.fetchmany(_ROWS):
+            arrays = [_array(values, field) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
+            batches.append(pa.record_batch(arrays, schema=schema))
+        return pa.Table.from_batches(batches, schema=schema)
 
     def revision(self) -> str:
         """See `Database.revision`."""
@@ -109,7 +111,8 @@ class SqliteColumns(SqliteDatabase):
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "4096"})
             cursor.execute(f"SELECT {typed} UNION ALL {query.sql}", tuple(parameters) or None)
             with pa.RecordBatchReader.from_stream(cursor.fetch_arrow()) as found:
-                return found.read_all().slice(1).cast(query.schema)
+                made, schema = found.read_all().slice(1), query.schema
+                return made if made.schema == schema else made.cast(schema)
 
 
 def _array(values: Sequence[Any], field: "pa.Field") -> "pa.Array":

@@ -7,10 +7,12 @@ Not here: picking a reader (`reading.py`), the readers (`public_reader.py`, `dat
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resources.delta.data_files import DataFile
 from resources.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -67,6 +69,27 @@ class Batch:
     quarantined: tuple[Quarantined, ...] = ()
 
 
+FILED = ("spans", "traces")
+"""Tables of which a reader may write files."""
+
+HEADS = ("trace_id", "trace_date", "request_time")
+"""Columns of `traces` that are known of a trace whose row is in a file."""
+
+
+@dataclass(frozen=True)
+class Filed:
+    """Some traces whose rows are in files, by table (`FILED`), that belong to no table yet.
+
+    `heads` are these traces (`HEADS`), `assessments` theirs, as rows. What is out of the ordinary is in no file: it is
+    `apart`, None when there is nothing.
+    """
+
+    files: Mapping[str, Sequence[DataFile]]
+    heads: "pa.Table"
+    assessments: "pa.Table"
+    apart: Batch | None = None
+
+
 @dataclass(frozen=True)
 class Marks:
     """Up to where changes have been seen: name to a number that only grows. Empty: nothing was seen yet."""
@@ -98,6 +121,8 @@ class TraceReader(ABC):
     """Traces that can be listed and whose heads can be compared within some 20 ms."""
     page_size: int = PAGE
     """Traces of a listing that one batch with spans is about."""
+    files_from: int | None = None
+    """Traces from which on the reader writes files itself (`filed`); None: it never does."""
 
     @abstractmethod
     def state(self) -> int:
@@ -114,6 +139,13 @@ class TraceReader(ABC):
     def touched(self, since_ms: int, until_ms: int, marks: Marks) -> Touched:
         """What changed of traces of the range since `marks`. Without marks nothing is looked for: only marks are."""
 
+    def digests(self, listing: "pa.Table") -> "Sequence[int] | None":
+        """Of each listed trace a number that is another one when its row or its assessments may differ.
+
+        That of a trace that is gone is 0. None where asking costs as much as reading the heads does.
+        """
+        return None
+
     @abstractmethod
     def heads(self, listing: "pa.Table", *, redact: Redaction = ()) -> Iterator[Batch]:
         """Traces and assessments of a listing without spans, a page at a time; `request` and `response` are null."""
@@ -124,6 +156,13 @@ class TraceReader(ABC):
 
         A trace that cannot be made into rows is quarantined; one that was deleted meanwhile is left out.
         """
+
+    def filed(self, listings: "Sequence[pa.Table]", folders: Mapping[str, Path]) -> Iterator[Filed]:
+        """The traces of each listing in files below the tables' `folders`, nothing redacted; else as `batches`.
+
+        Only for readers with `files_from`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Any]:

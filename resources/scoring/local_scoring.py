@@ -25,6 +25,7 @@ from lifecycle_assets.monitoring.coverage import tally
 from lifecycle_assets.records import ScorerVersion
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import Agent
+from resources.archive.lost_store import lost_store
 from resources.mlflow_store import experiment_id, open_mlflow
 from resources.platform import Platform
 from resources.reading.few_collections import few_collections
@@ -69,6 +70,8 @@ class LocalScoring(Scoring):
         limits: ScoreLimits = NO_LIMITS,
     ) -> DayScores:
         """See `Scoring.score_day`."""
+        if why := lost_store(self._platform, agent.spec.table_prefix, agent.spec.experiment):
+            raise Refused(why)
         open_mlflow(self._platform)
         experiment = experiment_id(self._platform, agent.spec.experiment)
         reader = open_reader(self._platform, experiment, progress)

@@ -65,6 +65,7 @@ class Run:
     _todo: int = 0
     _done: int = 0
     _errors: int = 0
+    _spent: float = 0.0
     _begun: float = 0.0
     _told: float = 0.0
     _waiting: list[Scored] = field(default_factory=list)
@@ -82,7 +83,8 @@ class Run:
             self._owed[one.key] = one
             if any(about.size for about in one.about.values()):
                 self._sessions[one.members[0]] = next(about.unit for about in one.about.values() if about.size)
-        self._todo, self._done, self._errors = sum(len(one.calls) for one in owed), 0, 0
+        self._todo, self._done = sum(len(one.calls) for one in owed), 0
+        self._errors, self._spent = 0, 0.0
         self._begun = self._told = time.monotonic()
 
     def claimed(self, parts: Sequence[tuple[int, list[list[Task]]]], claims: Claims) -> Iterator[list[Task]]:
@@ -95,10 +97,13 @@ class Run:
             yield from self._of_part(part, blocks, claims)
 
     def _of_part(self, part: int, blocks: list[list[Task]], claims: Claims) -> Generator[list[Task], None, bool]:
-        if claims.claim(part):
-            yield from self.still_owed(blocks, seconds=0)
-            return True
-        return False
+        if not claims.claim(part):
+            return False
+        for block in self.still_owed(blocks, seconds=0):
+            if not claims.holds(part):  # This process stood still for long, and another took over: the rest is its.
+                break
+            yield block
+        return True
 
     def still_owed(self, blocks: Sequence[list[Task]], *, seconds: float = 1) -> Iterator[list[Task]]:
         """The blocks without what another process has landed meanwhile; looked at every so many seconds."""
@@ -129,8 +134,10 @@ class Run:
         return replace(task, calls=calls)
 
     def take(self, said: Said | None) -> None:
-        """Keep an answer until the next commit, and tell how it goes."""
+        """Keep an answer until the next commit, tell how it goes, and stay the holder of what is claimed."""
         now = time.monotonic()
+        if self.claims is not None:
+            self.claims.renew()
         if said is not None:
             owed = self._owed[said.key]
             trace_id = owed.members[0]
@@ -145,16 +152,21 @@ class Run:
                 else:
                     self.calls += 1
                     self._errors += bool(said.answer.code)
+                    self._spent += self.scorers[said.call].cost_per_call
                     self._since = self._since if self._waiting else now
                     at_ms = int(time.time() * 1000)
                     self._waiting.append(Scored(trace_id, self.scorers[said.call], said.answer, about, at_ms))
         if now - self._told > REPORT_SECONDS:
             self._told, rate = now, self._done / (now - self._begun)
-            errors = f", {self._errors} errors" if self._errors else ""
             self.progress(
-                f"{self.day}: {self._done} of {self._todo} scores{errors}, {rate:.0f} a second, "
+                f"{self.day}: {self._done} of {self._todo} scores{self._so_far()}, {rate:.0f} a second, "
                 f"{(self._todo - self._done) / rate if rate else 0:.0f} s left"
             )
+
+    def _so_far(self) -> str:
+        """Errors, and what calls have cost, in words; empty where there is neither."""
+        errors = f", {self._errors} errors" if self._errors else ""
+        return errors + (f", {self._spent:.4g} USD" if self._spent else "")
 
     def is_due(self) -> bool:
         """Whether answers have waited long enough for a commit."""
@@ -186,7 +198,7 @@ class Run:
                 f"{self.day}: {self.scorers[call].name} gave no answer several times in a row: what it owes is left "
                 "for the next run"
             )
-        self.progress(f"{self.day}: {self._done} of {self._todo} scores landed")
+        self.progress(f"{self.day}: {self._done} of {self._todo} scores landed{self._so_far()}")
 
     def publish(self, publisher: Publisher) -> None:
         """Bring to MLflow what this run has landed."""

@@ -8,8 +8,9 @@ of a version (`answers.py`, `kept.py`).
 A database is locked before any user's SQL reaches it: no other file, no setting, no extension, no Python variable. It
 is built for the newest version of the tables a query names, and used again for as long as that is the newest: a
 table's files never change, only the list of them does, and that list is looked at before every query. What views say
-is taken from where another process left it, or worked out and left there. Each query has a cursor of its own, and
-nobody's cursor can change what others see, because nothing but reading is answered.
+is taken from where another process left it, or worked out and left there; a whole view is read from there without a
+database. Each query has a cursor of its own, and nobody's cursor can change what others see, because nothing but
+reading is answered.
 """
 
 import atexit
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.platform import Platform
-from resources.sql import kept
+from resources.sql import kept, kept_rows
 from resources.sql.answers import READS, VIEWED, answer
 from resources.sql.files import Held, define, paths_of, quoted
 from resources.sql.views import VIEWS
@@ -65,6 +66,14 @@ class Database:
         self._named: set[str] = set()
         self._setups: list[Callable[[Any], None]] = []
         self._alike = True
+        self._rows: kept_rows.KeptRows | None = None
+
+    def rows_of(self, view: str) -> kept_rows.KeptRows | None:
+        """Where the rows of this view are kept as they are now, None when the tables must be asked."""
+        with self._lock:
+            if self._rows is None or not self._rows.is_newest(READS[view]):
+                self._rows = kept_rows.find(kept.folder_of(self._platform, self._prefix), kept.rest_of(self._costs))
+            return self._rows
 
     def cursor(self, sql: str) -> "duckdb.DuckDBPyConnection":
         """A cursor that sees what `sql` can mean at its newest version; with prefix too, when `sql` uses the prefix.
@@ -124,8 +133,8 @@ class Database:
             con.execute(f"SET {name} = {str(name == 'lock_configuration').lower()}")
         self._con, self._defined, self._answers, self._named = con, defined, answers, set()
         if made:
-            # Beside the question, which has all it needs; a process waits for it when it ends.
-            threading.Thread(target=kept.leave, args=(con.cursor(), *made), name="keep-answers").start()
+            # After the question, which has all it needs; a process waits for it when it ends.
+            threading.Thread(target=kept.leave_later, args=(con.cursor(), *made), name="keep-answers").start()
 
     def _answer(self, con: "duckdb.DuckDBPyConnection") -> tuple[bool, tuple[Path, kept.Place] | None]:
         """Make the views: whether they read nothing any more, and where their answers are to be left, if anywhere."""
@@ -162,6 +171,7 @@ atexit.register(_databases.clear)  # DuckDB complains on stderr of connections t
 
 def open_database(platform: Platform, prefix: str, costs: Mapping[str, float]) -> Database:
     """The database of these tables, the one this process has when it has one."""
+    costs = {name: cost for name, cost in costs.items() if cost}  # Without a price, a call costs nothing too.
     # A child of this process must not use its parent's: the threads that work for it are not there.
     key = (os.getpid(), platform.warehouse, prefix, *sorted(costs.items()))
     with _opening:

@@ -53,6 +53,15 @@ class Held:
             return self.target is not before
         return self._log is not None or _named(self.target) != _named(before)
 
+    def entry(self) -> tuple[str, int, tuple[int, int, int] | None] | None:
+        """The table's folder, the version (-1 without a table) and what tells that entry of the log from others.
+
+        None for a table that is on no disk, or whose entry was gone when it was looked at.
+        """
+        if self._log is None or (self.target is not None and self._seen is None):
+            return None
+        return str(self._log.parent), self.target.version() if self.target else -1, self._seen
+
     def split(self, paths: list[str]) -> tuple[list[str], list[str]]:
         """The files that may be held in memory, smallest first, and those beyond them."""
         assert self.target is not None  # It has files.

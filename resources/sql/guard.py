@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _BLANK = r"(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
-_WHOLE = re.compile(r"\s*(?:select\s+\*\s+)?from\s+\w+\s*;?\s*", re.IGNORECASE)
+_WHOLE = re.compile(r"\s*(?:select\s+\*\s+)?from\s+(\w+)\s*;?\s*", re.IGNORECASE)
 """A table or view as it is: words that cannot write, whatever is called so."""
 _EXPLAIN = re.compile(rf"{_BLANK}explain\b{_BLANK}(?:analyze\b|\([^)]*\))?", re.IGNORECASE | re.DOTALL)
 
@@ -49,6 +49,12 @@ def refuse_unless_query(con: "duckdb.DuckDBPyConnection", sql: str) -> None:
             "use SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN."
         )
     return None
+
+
+def whole_view(sql: str) -> str:
+    """The view that a query asks as it is, empty when it asks something else."""
+    found = _WHOLE.fullmatch(sql)
+    return found[1].lower() if found and found[1].lower() in VIEWS else ""
 
 
 def _only_reads(con: "duckdb.DuckDBPyConnection", sql: str) -> bool:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from lifecycle_assets.retention import leaves_store_before
 from lifecycle_assets.spec_file import Agent
-from resources.archive.append import days_of
 from resources.archive.marks import Days
 from resources.archive.snapshots import ArchiveTables
+from resources.archive.utc_days import days_of
 from resources.explain import explained
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform

@@ -3,7 +3,9 @@
 The world holds two days of six traces, scored by version 1 of `shouted` (all) and `length` (half).
 """
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from lifecycle_assets.cli.progress_line import ProgressLine
 from lifecycle_assets.refused import Refused
 from tests.building import TODAY, Released, World, day_of, released_once
 from tests.cli.conftest import Run
@@ -82,6 +85,11 @@ def test_a_changed_scorer_is_estimated_done_within_caps_and_gone_on_with(world: 
     capped = run("backfill", "tiny", *RANGE, "--run", "--max-usd", "2.1")
     assert capped.exit_code == 0, capped.output
     assert f"The cap on money leaves 4 traces of {day_of(2)}." in capped.output
+    told = [line.strip() for line in capped.stderr.splitlines() if "scores landed" in line]
+    assert told == [
+        f"{day_of(1)}: 6 of 6 scores landed, 1.5 USD",
+        f"{day_of(2)}: 2 of 2 scores landed, 0.5 USD",
+    ]
     assert scores(world) == {"1": 12, "2": 8}
     first, second = runs_of(world)
     assert [first.tags["dagster/partition"], second.tags["dagster/partition"]] == [day_of(1), day_of(2)]
@@ -144,6 +152,21 @@ main(sys.argv[1:])
     assert newest.asset_materialization is not None
     assert newest.asset_materialization.metadata["calls"].value == 6, "what had landed is not called again"
     assert len(runs_of(world)) == 2
+
+
+def test_progress_is_one_line_that_changes_in_a_terminal_and_lines_now_and_then_elsewhere():
+    told = ["one", "two \x1b[2J", "three"]
+    parent, child = os.openpty()
+    file = io.StringIO()
+    with os.fdopen(child, "w") as terminal:
+        for shown in (ProgressLine(terminal), ProgressLine(file)):
+            for line in told:
+                shown.passing(line)
+            shown.lasting("done")
+        said = os.read(parent, 1000).decode()
+    os.close(parent)
+    assert said == "\r\x1b[2K  one\r\x1b[2K  two  [2J\r\x1b[2K  three\r\ndone\r\n"
+    assert file.getvalue() == "  one\n  three\ndone\n", "the newest is always shown before what follows"
 
 
 def test_a_run_that_fails_stops_with_its_sentence_and_the_next_call_goes_on(world: World, run: Run):

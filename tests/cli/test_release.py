@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 
 from lifecycle_assets.cli.differences import Difference
-from lifecycle_assets.cli.places import registry
+from lifecycle_assets.cli.places_store import registry
 from lifecycle_assets.cli.plan_release import alias_differences, version_differences
 from lifecycle_assets.cli.sources import Sources, guarded
 from lifecycle_assets.cli.stages_release import champion_stage
@@ -25,7 +25,7 @@ from lifecycle_assets.records import AliasMove, EvalRecord
 from lifecycle_assets.release.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from lifecycle_assets.release.moves import AliasMover, new_move
 from lifecycle_assets.spec_file import Agent
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 from resources.platform import Platform
 from tests.building import Released, World, released_once
 from tests.cli.conftest import HOSTILE, Run
@@ -67,10 +67,6 @@ def life(released: Released, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield world
 
 
-def gateway(name: str) -> Any:
-    return GATEWAYS[name].create_resource(dg.build_init_resource_context())
-
-
 def first_evaluation(world: World) -> EvalRecord:
     found = latest(world.instance, dg.AssetKey(["tiny", "eval_results"]), EvalRecord)
     assert found is not None
@@ -92,14 +88,14 @@ def second_version(world: World) -> EvalRecord:
         incumbent_model_id=first.model_id,
         incumbent_run_id=first.run_id,
     )
-    gateway("evaluator").keep_decision(evaluation)
+    open_gateway("evaluator").keep_decision(evaluation)
     tags = {
         "lifecycle.eval_run_id": run,
         "lifecycle.dataset_digest": evaluation.dataset_digest,
         "lifecycle.evidence_digest": evaluation.evidence_digest,
         "lifecycle.verdict": "passed",
     }
-    assert gateway("registry").register(NAME, model, tags).version == "2"
+    assert open_gateway("registry").register(NAME, model, tags).version == "2"
     return evaluation
 
 
@@ -116,7 +112,7 @@ def moved(
     mover = AliasMover(
         world.agent,
         progress=lambda _: None,
-        **{name: gateway(name) for name in ("registry", "ledger", "archive", "evaluator")},
+        **{name: open_gateway(name) for name in ("registry", "ledger", "archive", "evaluator")},
     )
 
     def wanted(state: Any) -> AliasMove:
@@ -281,7 +277,7 @@ class TestStatusAndPlan:
             reason="It passed.",
             dagster_run_id="r",
         )
-        ledger = gateway("ledger")
+        ledger = open_gateway("ledger")
         assert ledger.claim(world.agent, len(ledger.entries(world.agent)) + 1, move)
         found = planned(world)
         assert "champion from version 1 to version 2" in found["interrupted"]

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ import yaml
 from lifecycle_assets.edges import RECORD_KEY
 from lifecycle_assets.home import open_instance
 from lifecycle_assets.records import ScoresRecord
+from lifecycle_assets.refused import Refused
+from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import open_client, open_mlflow
 from resources.platform import Platform
+from resources.scoring.local_scoring import LocalScoring
 from tests.cli.conftest import HOSTILE, ROOT, Built, Run
 
 pytestmark = pytest.mark.timeout(900)
@@ -104,7 +110,7 @@ def test_status_reads_and_changes_nothing(state: Built, run: Run) -> None:
     before = files(state.home)
     text = run("status").stdout
     assert "champion 1" in text
-    assert "local_tiny_shouted" in text
+    assert "shouted v1" in text
     assert "first look" in text
     assert files(state.home) == before
 
@@ -125,6 +131,74 @@ def test_scores_that_mlflow_does_not_show_yet_are_said_with_the_time_they_wait(c
     assert "pending 10, oldest pending minutes 9" in shown
     assert "last ran 20" in shown
     assert "newest trace archived 20" in shown
+
+
+def test_a_trace_dated_ahead_is_said_and_does_not_make_the_archive_late(copied: Built, run: Run) -> None:
+    ahead = time.time_ns() + 2 * 86_400 * 10**9
+    experiment = open_client(Platform.from_env()).get_experiment_by_name("/agents/tiny")
+    assert experiment is not None
+    span = open_mlflow(Platform.from_env()).start_span_no_context(
+        "ask", inputs={"q": 1}, experiment_id=experiment.experiment_id, start_time_ns=ahead
+    )
+    span.end(end_time_ns=ahead + 10**9)
+    found = stages(run)["archived_traces"]
+    assert (found["behind_seconds"], found["dated_ahead"]) == (0, 1)
+    assert found["newest_trace"] in copied.trace_ids
+    said = run("status", "tiny").stdout
+    assert [line for line in said.splitlines() if "dated ahead" in line] == [
+        "  dated ahead: 1 traces say they started later than now; they are archived when that time has come: see the "
+        "clock of the machine that wrote them"
+    ]
+
+
+def test_a_store_that_was_deleted_is_no_empty_store(
+    copied: Built, run: Run, migrated_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone, then made anew without the experiment, then with one of the same number: the tables stay as they are."""
+    platform, store = Platform.from_env(), copied.home / "mlflow.db"
+    tables = files(copied.home / "warehouse")
+
+    def refused() -> str:
+        with pytest.raises(Refused) as one:
+            DeltaArchive(platform).archive_day(
+                copied.agent, datetime.now(UTC).date(), settled_before_ms=2**53, progress=print
+            )
+        with pytest.raises(Refused):
+            LocalScoring(platform).score_day(
+                copied.agent, datetime.now(UTC).date(), [], settled_before_ms=2**53, progress=print
+            )
+        archived = stages(run)["archived_traces"]
+        assert (archived["state"], archived["why"]) == ("differs", str(one.value))
+        found = {one["name"]: one for one in told(run, "doctor", code=1)["findings"]}["archive of tiny"]
+        assert (found["state"], found["text"]) == ("fail", str(one.value))
+        assert str(one.value).endswith("The tables stay as they are.")
+        assert files(copied.home / "warehouse") == tables
+        return str(one.value)
+
+    for file in copied.home.glob("mlflow.db*"):
+        file.unlink()
+    assert f"sqlite:///{store} is gone, and main.agents.tiny_traces holds 4 traces archived from it: " in refused()
+    assert not store.exists()
+    shutil.copy(migrated_store, store)
+    assert "has no experiment /agents/tiny, and main.agents.tiny_traces holds 4 traces" in refused()
+    open_client(platform).create_experiment("/agents/tiny")
+    monkeypatch.setattr("resources.archive.lost_store.CLOCKS_MS", 0)
+    assert "is a new one: its experiment /agents/tiny is of 20" in refused()
+
+
+def test_a_store_whose_traces_were_deleted_is_the_same_store(
+    copied: Built, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.archive.lost_store.CLOCKS_MS", 0)
+    client, day = open_client(Platform.from_env()), datetime.now(UTC).date()
+    experiment = client.get_experiment_by_name("/agents/tiny")
+    assert experiment is not None
+    client.delete_traces(experiment.experiment_id, trace_ids=copied.trace_ids)
+    archive = DeltaArchive(Platform.from_env())
+    assert archive.archive_day(copied.agent, day, settled_before_ms=2**53, progress=print).settled == 0
+    found = stages(run)["archived_traces"]
+    assert (found["state"], found["rows"]["traces"]) == ("ok", 4)
+    assert "archive of tiny" not in run("doctor").stdout
 
 
 def test_a_champion_moved_by_hand_is_seen(copied: Built, run: Run) -> None:
@@ -205,6 +279,13 @@ def test_a_narrow_terminal_loses_nothing(state: Built, run: Run, monkeypatch: py
     assert run_id in run("history", "tiny").stdout
     assert run_id in run("lineage", "champion").stdout
     assert state.trace_ids[0] in run("query", "tiny", "FROM traces").stdout
+
+
+def test_coverage_fits_on_a_page(state: Built, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.split() for line in run("status", "tiny").stdout.splitlines()]
+    assert ["scorer", "rate", "sampled", "scored", "errored", "waiting"] in lines
+    assert ["shouted", "v1", "1", "4", "4", "0", "0"] in lines
 
 
 def test_query_answers_in_json_and_from_standard_input(state: Built, run: Run) -> None:

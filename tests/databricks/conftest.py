@@ -74,7 +74,7 @@ def forget_clients() -> None:
     from resources.databricks.workspace import open_workspace
 
     open_workspace.cache_clear()
-    mlflow_store._experiment_id.cache_clear()
+    mlflow_store._experiment.cache_clear()
     for name in vars(rest_utils).values():
         if hasattr(name, "cache_clear"):
             name.cache_clear()

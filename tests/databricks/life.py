@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from lifecycle_assets.cli.main import main
 from lifecycle_assets.home import open_instance, prepare_home
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 from resources.platform import Platform
 from tests.building import ATTRIBUTES as SMALL
 from tests.building import LABELING, World, checks_of, day_of, make_agent, new_world, noon
@@ -70,9 +70,6 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
     seen = Seen()
     agent, day = world.agent, day_of(1)
 
-    def gateway(name: str) -> Any:
-        return GATEWAYS[name].create_resource(dg.build_init_resource_context())
-
     def run(step: str, work: Callable[[], dg.ExecuteInProcessResult]) -> None:
         with _requests(seen, step, workspace):
             result = work()
@@ -91,14 +88,20 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
     for name in RELEASE:
         asset(name)
     asset("registered_scorers", day)
-    model_id = gateway("registry").versions(agent.spec.model_name)[-1].model_id if seen.steps["champion_alias"] else ""
+    model_id = (
+        open_gateway("registry").versions(agent.spec.model_name)[-1].model_id if seen.steps["champion_alias"] else ""
+    )
     calls = [
         {"question": f"question {n}", "at": noon(1).isoformat(), "model_id": model_id, "up": None if n < 3 else False}
         for n in range(6)
     ]
     with _requests(seen, "an application answers users", workspace):
         _ask(
-            {"experiment": agent.spec.experiment, "destination": gateway("tracing").destination(agent), "calls": calls}
+            {
+                "experiment": agent.spec.experiment,
+                "destination": open_gateway("tracing").destination(agent),
+                "calls": calls,
+            }
         )
     if workspace is not None:
         workspace.tick(3)
@@ -107,7 +110,7 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
     cursors: dict[str, str | None] = {}
     for name in SENSORS:
         if name == "label_sync_sensor":
-            _review(world, gateway("desk"), seen, workspace)
+            _review(world, open_gateway("desk"), seen, workspace)
         with _requests(seen, name, workspace):
             tick = world.tick(name, cursors.get(name))
         seen.ticks[name] = {"requests": len(tick.run_requests), "why": bool(tick.skip_message)}
@@ -145,7 +148,7 @@ def live(world: World, workspace: Workspace | None = None) -> Seen:
         record = made.metadata.get("lifecycle/record") if made else None
         seen.records[name] = record.value if record else None
     for name in ("traces", "spans", "assessments", "promotions", "quality_metrics"):
-        found = gateway("sql").query(agent.spec.table_prefix, f"SELECT * FROM {name}", limit=1000)
+        found = open_gateway("sql").query(agent.spec.table_prefix, f"SELECT * FROM {name}", limit=1000)
         seen.tables[name] = found.dicts()
     for name, arguments in COMMANDS.items():
         command(name, *arguments)

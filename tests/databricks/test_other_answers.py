@@ -94,7 +94,7 @@ def test_an_experiment_another_process_made_first(workspace: Workspace, databric
     made = experiment_id(databricks, "/agents/tiny")
     from resources import mlflow_store
 
-    mlflow_store._experiment_id.cache_clear()
+    mlflow_store._experiment.cache_clear()
     workspace.fail("get-by-name", status=404, error_code="RESOURCE_DOES_NOT_EXIST")
     workspace.fail("experiments/create", status=409, error_code="ALREADY_EXISTS")
     assert experiment_id(databricks, "/agents/tiny") == made

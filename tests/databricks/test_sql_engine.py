@@ -12,7 +12,7 @@ from lifecycle_assets.cli import history, lineage_traces
 from lifecycle_assets.monitoring import anomaly_sql, archive_step, quality_sql, windows
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review import assets as review
-from lifecycle_assets.review import choosing
+from lifecycle_assets.review import choosing, negative
 from resources.archive.delta_archive import DeltaArchive
 from resources.databricks.sql.dialect import TYPES
 from resources.databricks.sql.sql_engine import WarehouseSqlEngine
@@ -59,9 +59,10 @@ QUESTIONS: dict[str, tuple[str, Sequence[Any]]] = {
     "traces of windows": (windows.TRACES_SQL, [*CUT, *WITHIN, SLOTS]),
     "scores of windows": (windows.SCORES_SQL, [*CUT, *WITHIN, [SCORE, HOSTILE], SLOTS]),
     "counts of a day": (archive_step.COUNTS_SQL, [DAY, DAY, DAY]),
-    "negative": (choosing.NEGATIVE_SQL, [FEEDBACK_NAME, QUEUED_TAG, 5]),
+    "negative": (negative.NEGATIVE_SQL, [FEEDBACK_NAME, QUEUED_TAG, 5]),
     "low": (choosing.LOW_SQL, [SCORE, 7.5, QUEUED_TAG, 5]),
     "random": (choosing.RANDOM_SQL, [QUEUED_TAG, 5]),
+    "any": (choosing.ANY_SQL, [QUEUED_TAG]),
     "scores of a version": (review.SCORE_SQL, [SCORE, "1"]),
     "moves": (history.MOVES_SQL, ()),
     "counts by model": (lineage_traces.COUNTS_SQL, ()),

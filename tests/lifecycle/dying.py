@@ -20,7 +20,8 @@ from tests.building import World
 _SCRIPT = """
 import json, os, sys
 from pathlib import Path
-import deltalake, duckdb, matplotlib, mlflow.genai, pandas, scipy.stats
+import deltalake, duckdb, matplotlib.backends.backend_agg, matplotlib.figure, mlflow.genai, pandas, scipy.stats
+import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 from lifecycle_assets.component import agent_definitions
 from lifecycle_assets.runner import Runner
 from lifecycle_assets.home import open_instance

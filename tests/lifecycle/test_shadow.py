@@ -31,7 +31,7 @@ from lifecycle_assets.release.shadow_pairs import ANSWERED, compare_pairs, doubt
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_release import Gate
 from resources.archive.delta_archive import DeltaArchive
-from resources.gateways import GATEWAYS
+from resources.gateways import open_gateway
 from resources.platform import Platform
 from resources.replayer import STEP, Pair, RecordedRequest
 from resources.sql.engine import DuckDbEngine
@@ -247,13 +247,9 @@ def said(world: World, *arguments: str) -> Result:
     )
 
 
-def gateway(name: str) -> Any:
-    return GATEWAYS[name].create_resource(dg.build_init_resource_context())
-
-
 def register(world: World) -> str:
     """Register the agent as it is now as a version of its own; returns its model id. Promotes nothing."""
-    registry = gateway("registry")
+    registry = open_gateway("registry")
     model = registry.log(world.agent, observe_source(world.agent), progress=lambda line: None)
     registry.register(world.agent.spec.model_name, model.model_id, {"lifecycle.model_id": model.model_id})
     return model.model_id

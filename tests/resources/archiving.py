@@ -7,7 +7,7 @@ Not here: what must hold (`test_archive_days.py`, `test_archive_kills.py`).
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +23,7 @@ from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import open_client
 from resources.platform import Platform
 from resources.reading.reading import open_reader
-from resources.reading.trace_reader import Batch, Listing, Marks, Touched, TraceReader
+from resources.reading.trace_reader import Batch, Filed, Listing, Marks, Touched, TraceReader
 from resources.redaction import Redaction
 from resources.sql.engine import DuckDbEngine
 from resources.tables import KEYS
@@ -41,6 +41,7 @@ class Counting(TraceReader):
 
     def __init__(self, real: TraceReader) -> None:
         self._real, self.cheap_listing, self.page_size = real, real.cheap_listing, real.page_size
+        self.files_from = real.files_from
         self.asked: list[tuple[str, int]] = []
 
     def state(self) -> int:
@@ -55,6 +56,10 @@ class Counting(TraceReader):
     def touched(self, since_ms: int, until_ms: int, marks: Marks) -> Touched:
         return self._real.touched(since_ms, until_ms, marks)
 
+    def digests(self, listing: pa.Table) -> Sequence[int] | None:
+        self.asked.append(("digests", listing.num_rows))
+        return self._real.digests(listing)
+
     def heads(self, listing: pa.Table, *, redact: Redaction = ()) -> Iterator[Batch]:
         self.asked.append(("heads", listing.num_rows))
         return self._real.heads(listing, redact=redact)
@@ -62,6 +67,10 @@ class Counting(TraceReader):
     def batches(self, listing: pa.Table, *, redact: Redaction = ()) -> Iterator[Batch]:
         self.asked.append(("batches", listing.num_rows))
         return self._real.batches(listing, redact=redact)
+
+    def filed(self, listings: Sequence[pa.Table], folders: Mapping[str, Path]) -> Iterator[Filed]:
+        self.asked.append(("filed", sum(one.num_rows for one in listings)))
+        return self._real.filed(listings, folders)
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Any]:
         return self._real.traces(trace_ids)

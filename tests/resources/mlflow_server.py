@@ -3,6 +3,10 @@
 Lives here: starting it on a free port, waiting for it, and ending it with all its children.
 Add here: nothing but settings of the server a test needs.
 Not here: what is asked of it.
+
+It is the process that `mlflow server --workers 1` starts, with the variables it is given then
+(`mlflow/server/constants.py`). The command imports all of MLflow once more, three seconds of a core a server: only
+`test_trace_store.py` and the benchmarks start it.
 """
 
 import os
@@ -27,13 +31,23 @@ def mlflow_server(store: Path, home: Path, **env: str) -> Iterator[Platform]:
         port = probe.getsockname()[1]
     home.mkdir(parents=True, exist_ok=True)
     log = (home / "server.log").open("wb")
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true", **env}
+    uri = f"sqlite:///{store}"
+    settings = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "_MLFLOW_SERVER_FILE_STORE": uri,
+        "_MLFLOW_SERVER_REGISTRY_STORE": uri,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(home / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        **env,
+    }
+    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(home / "artifacts")),
-        ],
-        env={**os.environ, **settings, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        [*command, "mlflow.server.fastapi_app:app"],
+        env={**os.environ, **settings},
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -16,7 +16,8 @@ from deltalake import DeltaTable
 
 from lifecycle_assets.refused import Refused
 from resources.archive.delta_archive import DeltaArchive
-from resources.archive.row_changes import Written
+from resources.archive.few_rows import few_changes
+from resources.archive.row_changes import Written, changes, digests
 from resources.delta.write import merge_rows
 from resources.platform import Platform
 from resources.sql.engine import DuckDbEngine
@@ -148,6 +149,23 @@ def test_what_changed_late_is_written_and_nothing_else(archive: DeltaArchive, ho
     assert held(home, "traces")[1]["archived_at"] == archived_at
     assert held(home, "traces")[0]["tags"] == {"environment": "prod", "seen": "1"}
     assert len(held(home, "assessments")) == 21
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_what_people_say_is_as_mlflow_has_it_and_only_a_newer_score_of_ours_stays(few: bool) -> None:
+    """MLflow stamps a change with its own server's clock, and gives all its ids the same beginning."""
+    rows = make_rows(1)
+    person, score = ({**one, "assessment_id": f"a-{n}"} for n, one in enumerate(rows.assessments))
+    person, score = {**person, "scorer_version": None, "source_type": "HUMAN"}, {**score, "scorer_version": "1"}
+    earlier = {"value_number": 0.5, "updated_at": rows.assessments[0]["updated_at"] - timedelta(seconds=3)}
+    held, names = arrow_table("assessments", [person, score]), list(TABLES["assessments"])
+    source = arrow_table("assessments", [{**person, **earlier}, {**score, **earlier}])
+    found = (
+        few_changes(source, held, "assessments", names)
+        if few
+        else changes(source, digests(held, "assessments", names), "assessments", names)
+    )
+    assert (found.new.num_rows, found.changed.column("assessment_id").to_pylist()) == (0, ["a-0"])
 
 
 def test_an_assessment_mlflow_no_longer_has_becomes_invalid(archive: DeltaArchive, home: Platform) -> None:

@@ -1,6 +1,7 @@
 """A day is archived completely, once, and at the cost of what is new; what comes late is written, and nothing else."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 
 from lifecycle_assets.refused import Refused
 from resources.archive.delta_archive import DeltaArchive
 from resources.archive.row_changes import Written
 from resources.delta import table as delta_table
+from resources.delta.write import table_to_write
 from resources.feedback import send_feedback
 from resources.platform import Platform
 from resources.reading.reading import open_reader
@@ -103,12 +105,15 @@ def test_batches_of_several_pages_come_from_one_stream(
     monkeypatch.setattr("resources.archive.append.BATCH_TRACES", 12)
     monkeypatch.setattr("resources.reading.database_reader._FEW", 0)
     made = production(migrated_store, tmp_path / "home")
+    table_to_write(str(made.folder("spans")), "spans").alter.add_columns(
+        Schema.from_arrow(pa.schema([("beside", pa.string())])).fields
+    )
 
     archived, asked = made.counted()
 
     assert archived.written["traces"] == Written(TRACES, 0)
     assert [number for name, number in asked.asked if name == "batches"] == [TRACES]
-    assert made.versions()["spans"] == 3  # 12, 12 and 6 traces; version 0 is the empty table.
+    assert made.versions()["spans"] == 4  # 12, 12 and 6 traces; the empty table, and a column of somebody's.
     made.assert_whole(TRACES)
 
 
@@ -227,6 +232,72 @@ def test_a_changed_tag_is_seen_by_comparing_heads(made: Production) -> None:
     assert made.versions()["assessments"] == before["assessments"]
 
 
+def test_a_small_day_is_compared_by_digests_and_by_heads_only_where_one_differs(
+    made: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.add_traces(2, TRACES)
+    archived, reader = made.counted()
+    assert archived.written["traces"] == Written(2, 0)
+    assert reader.read("digests") == TRACES + 2
+    assert reader.read("heads") <= 1, "one something came to in the millisecond of the last mark"
+
+    for trace_id in (first_trace(made), made.last_added):
+        made.client.set_trace_tag(trace_id, "environment", "elsewhere")
+    archived, reader = made.counted()
+    assert archived.written == NOTHING | {"traces": Written(0, 2)}
+    assert reader.read("heads") == TRACES + 2
+
+    made.client.create_experiment("/agents/another")
+    archived, reader = made.counted()
+    assert (archived.unchanged, archived.written) == (False, NOTHING)
+    assert reader.read("heads") <= 1
+
+    made.client.create_experiment("/agents/one more")
+    later = time.time() + 3_601
+    monkeypatch.setattr("resources.archive.look.time", SimpleNamespace(time=lambda: later))
+    archived, reader = made.counted()
+    assert archived.written == NOTHING
+    assert reader.read("heads") == TRACES + 2, "once an hour whatever the digests say"
+    assert made.counted()[0].unchanged
+
+
+def test_a_digest_differs_when_anything_of_its_trace_does_but_for_spans(made: Production) -> None:
+    trace_id = made.sql("SELECT trace_id FROM assessments LIMIT 1")[0][0]
+    (experiment,) = made.sql("SELECT max(experiment_id) FROM trace_info")
+    reader = open_reader(made.platform, str(*experiment), print)
+
+    def digests() -> dict[str, int]:
+        listing = reader.list(0, LATER_MS, settled_before_ms=LATER_MS)
+        found = reader.digests(listing.traces)
+        assert found is not None
+        return dict(zip(listing.ids, found, strict=True))
+
+    known = digests()
+    assert len(set(known.values())) == TRACES
+    assert digests() == known
+    for statement in (
+        "UPDATE trace_info SET status = 'ERROR' WHERE request_id = ?",
+        "UPDATE trace_info SET session_id = 'another' WHERE request_id = ?",
+        "UPDATE trace_info SET total_cost = 0.1 WHERE request_id = ?",
+        "UPDATE trace_info SET total_cost = 0.1 + 1e-17 WHERE request_id = ?",
+        "UPDATE trace_tags SET value = 'x' WHERE key = 'environment' AND request_id = ?",
+        "UPDATE trace_tags SET value = 'x' || char(0) WHERE key = 'environment' AND request_id = ?",
+        "UPDATE trace_tags SET value = 'x' || char(0) || 'y' WHERE key = 'environment' AND request_id = ?",
+        "UPDATE trace_tags SET value = NULL WHERE key = 'environment' AND request_id = ?",
+        "DELETE FROM trace_tags WHERE key = 'environment' AND request_id = ?",
+        "UPDATE trace_request_metadata SET value = 'm-other' WHERE key = 'mlflow.modelId' AND request_id = ?",
+        "UPDATE assessments SET rationale = 'because' WHERE trace_id = ?",
+        "UPDATE assessments SET valid = 0 WHERE trace_id = ?",
+        "DELETE FROM assessments WHERE trace_id = ?",
+    ):
+        made.sql(statement, trace_id)
+        now = digests()
+        assert {one for one in now if now[one] != known[one]} == {trace_id}, statement
+        known = now
+    made.sql("UPDATE trace_tags SET value = x'ff00' WHERE request_id = ?", trace_id)
+    assert digests()[trace_id] != known[trace_id], "bytes that are no text, which MLflow writes none of, stop nobody"
+
+
 def test_a_removed_assessment_becomes_invalid_and_one_of_ours_only_when_it_was_published(made: Production) -> None:
     trace_id = first_trace(made)
     ours = score_row(trace_id)
@@ -291,6 +362,7 @@ def test_a_score_that_lands_and_is_published_between_two_pages_is_there_once(
     monkeypatch.setattr("resources.reading.database_reader._HEADS_PAGE", 10)
     (newest,) = made.sql("SELECT request_id FROM trace_info ORDER BY timestamp_ms DESC, request_id DESC LIMIT 1")
     row = score_row(newest[0]) | dict.fromkeys(("error", "rationale", "value_text"))
+    made.client.set_trace_tag(first_trace(made), "environment", "elsewhere")  # So that heads are compared.
 
     def score() -> None:
         ScoreTable(made.platform, PREFIX).land(DAY, arrow_table("assessments", [row]))

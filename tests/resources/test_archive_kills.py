@@ -14,6 +14,7 @@ import pytest
 
 from lifecycle_assets.refused import Refused
 from resources.archive.marks import BATCH, Notes
+from resources.delta.files import is_foreign
 from resources.delta.table import open_table
 from tests.resources.archiving import DAY, TRACES, Production, copied, production
 
@@ -24,10 +25,11 @@ from pathlib import Path
 import deltalake, duckdb, pyarrow, pyarrow.compute, mlflow, adbc_driver_sqlite
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.spec_file import read_agent
-from resources.archive import append as archive_append
+from resources.archive import append as archive_append, append_files
 from resources.archive.delta_archive import DeltaArchive
 from resources.mlflow_store import experiment_id
 from resources.platform import Platform
+from resources.reading import database_reader
 from tests.deadly import deadly
 from tests.resources.archiving import DAY, LATER_MS
 
@@ -40,6 +42,8 @@ def archive(asked):
     if asked.get("bytes"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["bytes"], asked["bytes"]))
+    if asked.get("files"):
+        database_reader._FEW, append_files.BATCH_TRACES = 0, 10
     agent = read_agent(Path(asked["agent"]))
     platform = Platform.from_env({"LIFECYCLE_HOME": asked["home"]})
     try:
@@ -140,6 +144,23 @@ def test_killed_after_every_commit_each_row_is_there_once(made: Production, arch
     assert times > 5, "two batches have five commits at least"
 
 
+@pytest.mark.parametrize(("event", "times", "spans"), [("call", 1, False), ("call", 3, True), ("return", 5, True)])
+def test_killed_around_the_commit_of_files_each_row_is_there_once(
+    made: Production, archivers: Archivers, event: str, times: int, spans: bool
+) -> None:
+    """Files nobody committed are in no table, and are none that upkeep would take for a stranger's."""
+    dying = {"files": True, "function": "resources.archive.snapshots:add_files", "event": event, "times": times}
+    assert archivers.run(made, dying) == [-signal.SIGKILL]
+    assert_complete_where_it_says_so(made)
+    assert bool(made.rows("spans")) == spans
+    left = {str(file.relative_to(made.folder("spans"))) for file in made.folder("spans").glob("*/*.parquet")}
+    listed = set(open_table(str(made.folder("spans"))).file_uris())
+    assert len(left) > len(listed)
+    assert not any(is_foreign(path, True) for path in left)
+    assert archivers.run(made, {}) == [0]
+    made.assert_whole(TRACES)
+
+
 def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(made: Production, archivers: Archivers) -> None:
     """Functions, instants and what comes meanwhile are drawn; after the last run, all is there once."""
     seed = random.SystemRandom().randrange(10**6)
@@ -184,12 +205,13 @@ def test_two_archivers_of_a_day_leave_each_row_once_and_no_number_goes_back(
     assert all(number >= before[table] for table, number in batch_numbers(made).items())
 
 
-@pytest.mark.parametrize("limit", [2_000, 20_000])
+@pytest.mark.parametrize(("limit", "files"), [(2_000, False), (20_000, False), (20_000, True)])
 def test_a_disk_that_is_full_is_one_sentence_and_the_next_run_heals(
-    made: Production, archivers: Archivers, limit: int
+    made: Production, archivers: Archivers, limit: int, files: bool
 ) -> None:
     """Limited is the size of a file: below that of the log's first entry, and of a batch of spans."""
-    assert archivers.run(made, {"bytes": limit}) == [3]
+    assert archivers.run(made, {"bytes": limit, "files": files}) == [3]
+    assert not files or made.rows("spans") == [], "half a file was committed"
     said = (made.platform.home / "refused").read_text()
     assert "free space" in said
     assert "\n" not in said

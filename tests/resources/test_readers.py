@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from lifecycle_assets.refused import Refused
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.reading.database_reader import DatabaseReader
+from resources.reading.page_columns import page_columns, read_stored
 from resources.reading.public_reader import PublicReader
 from resources.reading.reading import open_reader
 from resources.reading.server_traces import duration_ms, moment_ms
-from resources.reading.trace_reader import Marks, TraceReader
+from resources.reading.span_columns import SpanColumns
+from resources.reading.sqlite_database import SqliteDatabase
+from resources.reading.trace_reader import Batch, Marks, TraceReader
 from tests.resources.readers import FOREVER, START_MS, in_database, rows, tables, trace, write
 from tests.resources.test_trace_store import EXPERIMENT, MIDNIGHT_MS, assess, make_bare_trace, make_trace
 
@@ -132,7 +136,7 @@ def test_many_traces_are_read_by_a_process_of_its_own(platform: Platform, monkey
     pages.close()
     order = [one for page in database.batches(listing) for one in page.traces.column("trace_id").to_pylist()]
     assert order == listing.column("trace_id").to_pylist()
-    monkeypatch.setattr("resources.reading.sqlite_pages._CHILD", "resources.reading.no_such_module")
+    monkeypatch.setattr("resources.reading.sqlite_process._CHILD", "resources.reading.no_such_module")
     with pytest.raises(Refused, match=r"mlflow\.db: the process that read it ended in the middle .*; run again"):
         rows(database)
 
@@ -188,6 +192,32 @@ def mlflow_trace(platform: Platform, experiment: str) -> str:
     mlflow.start_span_no_context("call", parent_span=root, start_time_ns=START_MS * 10**6).end()
     root.end(end_time_ns=(START_MS + 5) * 10**6)
     return root.trace_id
+
+
+def test_rows_make_the_same_columns_in_whatever_order_they_come(platform: Platform) -> None:
+    """PostgreSQL gives them in any. Of several roots the first says request and response, by start, then by id."""
+    made = [make_trace(platform, MIDNIGHT_MS + i, outputs={"n": i}, tags={"b": "1", "a": "2"}) for i in range(4)]
+    for nth, value in enumerate((True, 0.5, "good", None)):
+        said = {"name": f"said {nth}", "value": value, "metadata": {"lifecycle.outcome": "not applicable"}}
+        assess(platform, made[nth % 2], **said)
+    rootless = "UPDATE spans SET parent_span_id = NULL, content = json_set(content, '$.parent_span_id', NULL)"
+    in_database(platform.home / "mlflow.db", f"{rootless} WHERE trace_id = ?", made[2])
+    database, public = readers(platform)
+    assert rows(database) == rows(public)
+    known = experiment_id(platform, EXPERIMENT)
+    stored = read_stored(SqliteDatabase(platform.home / "mlflow.db"), known, made, with_spans=True)
+    names = ("heads", "tags", "metadata", "assessments", "spans")
+    turned = {name: (table := getattr(stored, name)).take([*range(table.num_rows)][::-1]) for name in names}
+
+    page, other = (page_columns(one, known, SpanColumns()) for one in (stored, replace(stored, **turned)))
+    deleted = page_columns(replace(stored, heads=stored.heads.slice(1)), known, SpanColumns())
+
+    assert (page.odd, len(page.traces)) == ([], 4)
+    assert tables([Batch(other.traces, other.assessments, other.spans)]) == rows(database)
+    assert other.traces.equals(page.traces)
+    assert deleted.traces.equals(page.traces.slice(1))
+    for left, whole in ((deleted.assessments, page.assessments), (deleted.spans, page.spans)):
+        assert left.to_pylist() == [row for row in whole.to_pylist() if row["trace_id"] != made[0]]
 
 
 def test_spans_kept_elsewhere_are_fetched_there(platform: Platform) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
 from benchmarks.corpus import LEAD_MS, write
 from lifecycle_assets.monitoring.day_step import DayStep
@@ -19,15 +21,19 @@ from lifecycle_assets.records import ScorersRecord, ScorerVersion
 from lifecycle_assets.retention import today
 from lifecycle_assets.spec_file import Agent
 from lifecycle_assets.spec_monitoring import ArchivePolicy
+from resources import claimant
+from resources.delta.write import append_rows, table_to_write
 from resources.mlflow_store import experiment_id, open_client, open_mlflow
 from resources.platform import Platform
 from resources.scorer_registry import MlflowScorerRegistry
 from resources.scoring.call import code_of
 from resources.scoring.local_scoring import LocalScoring
 from resources.scoring.sampling import is_sampled
+from resources.scoring.score_claims import STALE_SECONDS, Claims, part_of
 from resources.scoring.scoring import NO_LIMITS, DayScores, ScoreLimits
 from resources.scoring.trace_scores import Answer, error_text, feedback_of, id_of, is_transient
 from resources.sql.engine import DuckDbEngine
+from resources.tables import arrow_schema
 from resources.trace_rows import trace_rows
 from tests.building import make_agent
 from tests.resources.dying_scoring import Scorers, scorers
@@ -193,8 +199,6 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorers]:
 
 def versions(place: Place) -> list[int]:
     """Versions of the tables of scores: they change with every commit."""
-    from deltalake import DeltaTable
-
     uris = (place.platform.table_uri(place.agent.spec.table_prefix + name) for name in ("assessments", "publications"))
     return [DeltaTable(uri).version() for uri in uris]
 
@@ -379,6 +383,16 @@ def test_a_day_that_is_not_kept_is_left_alone(place: Place) -> None:
     agent, days = Agent(spec, place.folder), [today() - timedelta(days=n) for n in (1, 2)]
     kept, gone = (trace_scores(DayStep(agent, day, given, gateways, place.lines.append)) for day in days)
     assert kept.record is not None
+    assert (
+        kept.metadata["coverage"].value.splitlines()[0] == "| scorer | sampled | scored | errored | waiting | in time |"
+    )
+    assert kept.metadata["coverage"].value.splitlines()[2] == "| spans v1 | 0 | 0 | 0 | 0 | 0 |"
+    limits = {**given, "limits": ScoreLimits(max_traces=TRACES - 7).to_json()}
+    capped = trace_scores(DayStep(place.agent, DAY, limits, gateways, place.lines.append))
+    assert capped.metadata["coverage"].value.splitlines()[0].endswith(" in time | left |")
+    assert (
+        capped.metadata["coverage"].value.splitlines()[2] == f"| spans v1 | {TRACES} | {TRACES - 7} | 0 | 7 | 0 | 7 |"
+    )
     assert gone.record is None, "what was recorded of the day stays"
     assert "the oldest day archive.retention_days" in gone.checks[0].description
 
@@ -430,6 +444,57 @@ def test_killed_with_a_part_of_the_day_claimed_the_rerun_takes_it_over(place: Pl
     landed = len(place.scores())
     found = place.score()
     assert (found.calls, found.pending) == (TRACES - landed, 0)
+    place.whole(TRACES)
+
+
+def test_a_claim_is_believed_while_its_process_is_heard_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another machine until it is stale; of this one only while that very process runs."""
+    place.declare("spans")
+    now, elsewhere = time.time(), claimant.this_host() + 1
+    asked = (place.platform, place.agent.spec.table_prefix, DAY)
+    where = place.platform.table_uri(place.agent.spec.table_prefix + "assessments")
+    with subprocess.Popen(["sleep", "60"]) as other, subprocess.Popen(["true"]) as dead:
+        dead.wait()
+        held = {
+            1: claimant.signed(7, host=elsewhere, at=now),
+            2: claimant.signed(os.getpid(), host=elsewhere, at=now - STALE_SECONDS + 60),
+            3: claimant.signed(7, host=elsewhere, at=now - STALE_SECONDS - 1),
+            4: claimant.signed(other.pid),
+            5: claimant.signed(other.pid, at=now - STALE_SECONDS / 2),
+            6: claimant.signed(dead.pid),
+            7: claimant.signed(),
+            8: claimant.signed(7, host=elsewhere, at=now + 2 * STALE_SECONDS),
+            9: int(now) << 22 | other.pid,
+        }
+        target = table_to_write(where, "assessments")
+        nothing = arrow_schema("assessments").empty_table()
+        append_rows(target, nothing, {f"claim:{DAY}:{part}": number for part, number in held.items()})
+        mine = Claims(*asked)
+        got = {part for part in held if mine.claim(part)}
+        other.kill()
+    assert got == {3, 5, 6, 7, 8, 9}, "5 is a number used again, 8 of a wrong clock, 9 of an earlier release"
+    assert Claims(*asked).claim(4), "its process is gone"
+
+    monkeypatch.setattr("resources.scoring.score_claims.RENEW_SECONDS", 0)
+    append_rows(table_to_write(where, "assessments"), nothing, {f"claim:{DAY}:3": held[1], f"claim:{DAY}:5": 1})
+    mine.renew()
+    assert not mine.holds(3), "another has it now"
+    assert mine.holds(6)
+    mine.release()
+    noted = table_to_write(where, "assessments")
+    assert [noted.transaction_version(f"claim:{DAY}:{part}") for part in (3, 6)] == [held[1], 0]
+
+
+def test_claims_are_renewed_while_calls_are_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.declare("moody", cost_per_call=0.01)
+    place.mood(all="slow")
+    where = place.platform.table_uri(place.agent.spec.table_prefix + "assessments")
+    monkeypatch.setattr("resources.scoring.score_claims.RENEW_SECONDS", 0.1)
+    place.score()
+    written = [one["operationMetrics"] for one in DeltaTable(where).history() if one["operation"] == "WRITE"]
+    claimed = sum(1 for one in written if not int(one["num_added_rows"]))
+    parts = {part_of(one) for one in place.ids()}
+    assert claimed > len(parts) + 1, "a commit a part, one to let go, and those that renew"
     place.whole(TRACES)
 
 

@@ -29,6 +29,7 @@ COSTS: dict[str, float] = {"prod_tiny_length": 0.25}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """Tables that are worth keeping answers of."""
     monkeypatch.setattr(kept, "WORTH_BYTES", 1)
+    monkeypatch.setattr(kept, "LATER_SECONDS", 0)
     return filled(tmp_path / "it's home")
 
 
@@ -65,7 +66,7 @@ def traces(home: Platform, costs: Mapping[str, float] | None = None) -> int:
 def test_the_next_process_takes_what_was_left_and_says_the_same(home: Platform) -> None:
     first = ask(home, costs=COSTS)
     assert [one.stat().st_mode & 0o077 for one in left(home)] == [0]
-    assert {one.name for one in left(home)[0].iterdir()} == set(VIEWS)
+    assert {one.name for one in left(home)[0].iterdir()} == {*VIEWS, *(f"{view}.json" for view in VIEWS), "about.json"}
 
     assert ask(home, costs=COSTS) == first
     forged(home)

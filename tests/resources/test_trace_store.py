@@ -183,6 +183,23 @@ def test_the_newest_trace_of_any_model_and_of_one(platform: Platform) -> None:
     assert store.newest(EXPERIMENT, model_id="m-none") is None
 
 
+def test_the_newest_that_had_ended_by_a_moment_and_how_many_are_dated_later(platform: Platform) -> None:
+    store = MlflowTraceStore(platform)
+    first, second, third = (make_trace(platform, MIDNIGHT_MS + ms) for ms in (0, 60_000, 120_000))
+    infos = {one.trace_id: one for one in store.infos(EXPERIMENT, DAY, settled_before_ms=2**53)}
+    for until, found in (
+        (MIDNIGHT_MS, None),
+        (infos[first].ended_ms + 1, first),
+        (MIDNIGHT_MS + 60_001, first),
+        (infos[second].ended_ms + 1, second),
+        (2**53, third),
+    ):
+        newest = store.newest(EXPERIMENT, settled_before_ms=until)
+        assert (newest.trace_id if newest else None) == found
+    make_trace(platform, MIDNIGHT_MS + 180_000, metadata={"mlflow.sourceRun": "r-1"})
+    assert [store.dated_from(EXPERIMENT, MIDNIGHT_MS + ms) for ms in (0, 1, 120_000, 120_001)] == [3, 2, 1, 0]
+
+
 def test_a_tag_is_written_once(platform: Platform) -> None:
     trace_id, store = make_trace(platform, MIDNIGHT_MS), MlflowTraceStore(platform)
 

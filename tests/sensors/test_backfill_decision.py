@@ -228,3 +228,30 @@ def test_where_days_cannot_be_cut_the_first_is_a_whole_one():
     days = Days(policy=BackfillPolicy(max_cost_usd=100, max_traces=150))
     assert days_of(days.ask(cuttable=False)) == [(DAYS[3], 100)]
     assert days.decide(cuttable=False).requests == ()
+
+
+def test_scorers_that_cost_nothing_go_on_without_money_once_the_first_traces_were_tried():
+    code = replace(JUDGE, name="code", registered_name="local_tiny_code", cost_per_call=0.0)
+    both = [JUDGE, code]
+    numbers = {(day, one.registered_name): DayCount(100, 100, 0, 0, 100) for day in DAYS[:2] for one in both}
+    counted = Counts(dict.fromkeys(DAYS, 100), dict.fromkeys(DAYS[:2], 100), numbers)
+    policy = BackfillPolicy(max_cost_usd=1, max_traces=10_000)
+    spent = AskedRun("r", DAYS[2], "another set", "fact", False, SENSOR, 1.0, 100, 0, SUCCESS)
+    record = ScoresRecord(
+        "", "", 0, {one.registered_name: {"version": "1", "scored": 20, "errored": 0} for one in both}
+    )
+
+    def asked(vetting: Vetting) -> Decision:
+        return decide(
+            counted, both, ScorersRecord("r1", "m-1", []), {}, [spent], vetting, policy, CoverageTarget(), today=TODAY
+        )  # fmt: skip
+
+    waits = asked(Vetting())
+    assert waits.requests == ()
+    assert f"used up (money); left to judge are 200 traces of {DAYS[1]}, {DAYS[0]}: raise" in waits.said
+    goes_on = asked(Vetting(spent, record, went_on=True))
+    assert [(one.plan.day, one.plan.scorers, one.plan.usd) for one in goes_on.requests] == [
+        (DAYS[1], ("code",), 0.0),
+        (DAYS[0], ("code",), 0.0),
+    ]
+    assert goes_on.said == waits.said

@@ -243,7 +243,7 @@ CURSORS: list[Cursor] = [
     AlertCursor("2026-11-20T10:00:00+00:00", ("a", "b"), ("c",)),
     Watermark("2026-11-20T10:00:00+00:00", ("a", "b")),
     BackfillCursor("digest", 7, "2026-11-20T10:00:00", "2026-11-20"),
-    LabelingCursor("3:4", "2"),
+    LabelingCursor("3:4", "2", ("2026-11-20 1763600000000000 tr-1",), True, ("asked", "3.1.2.3.4", "none")),
     SyncCursor("digest"),
     DriftCursor("digest"),
 ]
@@ -264,13 +264,19 @@ class TestCursors:
         for wrong in ({}, [1], 1.5, None, True):
             for name in json.loads(cursor.to_json()):
                 found = type(cursor).from_json(json.dumps({**json.loads(cursor.to_json()), name: wrong}))
-                assert found == type(cursor)() or (name, wrong) == ("spent_usd", 1.5)
+                assert found == type(cursor)() or (name, wrong) == ("whole", True)
 
     def test_a_field_of_a_later_release_is_left_out(self, cursor: Cursor):
         import json
 
         text = json.dumps({**json.loads(cursor.to_json()), "since": "later"})
         assert type(cursor).from_json(text) == cursor
+
+
+@pytest.mark.parametrize("trace", ["", "tr-1", "2026-11-20 tr-1", "yesterday 7 tr-1", "2026-11-20 7.5 tr-1"])
+def test_what_is_no_trace_with_its_day_and_time_is_the_beginning(trace: str):
+    cursor = LabelingCursor("", "2", ("2026-11-20 7 tr-1", trace))
+    assert LabelingCursor.from_json(cursor.to_json()) == LabelingCursor()
 
 
 class TestWatermark:

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from lifecycle_assets.edges import latest
 from lifecycle_assets.records import ChampionRecord
 from lifecycle_assets.refused import Refused
 from lifecycle_assets.review.assets import sessions_of
+from resources.delta.table import rows_of_day
+from resources.delta.write import append_rows, table_to_write
 from resources.feedback import send_feedback
 from resources.labeling_desk import MlflowLabelingDesk
 from resources.mlflow_store import open_mlflow
@@ -218,6 +220,21 @@ class TestReview:
         done = world.tick("labels_landed_sensor", tick.cursor)
         assert requests_of(done) == []
         assert requests_of(world.tick("labels_landed_sensor", done.cursor)) == []
+
+    def test_after_a_tick_only_days_that_changed_are_read_again(self, world: World):
+        """Files of another day, which nobody could read, keep only a tick that lost its cursor from deciding."""
+        cursor = world.tick("labeling_session_sensor").cursor
+        for table in ("traces", "assessments"):
+            uri = world.platform.table_uri(world.agent.spec.table_prefix + table)
+            target = table_to_write(uri, table)
+            append_rows(target, rows_of_day(target, table, date.fromisoformat(day_of(1))).slice(0, 1))
+            for file in Path(uri).glob(f"trace_date={day_of(2)}/*.parquet"):
+                file.write_bytes(b"nobody can read this")
+        tick = world.tick("labeling_session_sensor", cursor)
+        assert requests_of(tick) == []
+        assert tick.cursor not in (None, cursor)
+        with pytest.raises(Refused):
+            world.tick("labeling_session_sensor")
 
     def test_a_session_that_grew_is_read_as_it_last_was(self, world: World, disliked: list[str]):
         """Labels of traces added to a session later counted for no judge: only its first record was read."""

@@ -45,16 +45,18 @@ class DatabricksTraceStore(MlflowTraceStore):
         found = super().infos(experiment, day, settled_before_ms=settled_before_ms, filter_string=asked)
         return [info for info in found if all((name in info.judged) is there for name, there in judged.items())]
 
-    def newest(self, experiment: str, *, model_id: str = "") -> TraceInfo | None:
+    def newest(self, experiment: str, *, model_id: str = "", settled_before_ms: int | None = None) -> TraceInfo | None:
         """See `TraceStore.newest`: one search; more when evaluations are newer than any user's trace.
 
         Raises `Refused` when none is among the newest 5000: that is not to say there is none.
         """
-        mine = [f"{field}.`mlflow.modelId` = '{model_id}'" for field in ("metadata", "tags")] if model_id else [""]
+        mine = [[f"{field}.`mlflow.modelId` = '{model_id}'"] for field in ("metadata", "tags")] if model_id else [[]]
+        begun = [] if settled_before_ms is None else [f"attributes.timestamp_ms < {settled_before_ms}"]
         with explained(self._platform.tracking_uri):
             for clause in mine:
-                for info in self._newest_first(experiment, [FINISHED, clause] if clause else [FINISHED]):
-                    if self._is_production(info) and not self._left_by_evaluation(info):
+                for info in self._newest_first(experiment, [FINISHED, *begun, *clause]):
+                    is_open = settled_before_ms is not None and as_info(info).ended_ms >= settled_before_ms
+                    if not is_open and self._is_production(info) and not self._left_by_evaluation(info):
                         return as_info(info)
         return None
 
