@@ -84,7 +84,11 @@ class Turn:
 
     @contextmanager
     def timed(self, traces: int | None = None) -> Generator[None]:
-        """Measure a block that works on `traces` (default: all); time per trace counts when they are fewer."""
+        """Measure a block that works on `traces` (default: all); time per trace counts when they are fewer.
+
+        What was written before, copies of stores among it, goes to the disk first.
+        """
+        os.sync()
         memory = Peak()
         memory.start()
         started = time.perf_counter()
