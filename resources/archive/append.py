@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, cast
 
 from resources.archive.row_changes import without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
-from resources.archive.stamp import stamped
 from resources.archive.utc_days import days_of
+from resources.reading.stamp import stamped
 from resources.reading.trace_reader import PAGE, Batch, Quarantined, TraceReader
 from resources.redaction import Redaction
 from resources.tables import arrow_schema

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, cast
 from resources.archive.append import Appended, Last
 from resources.archive.row_changes import without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
-from resources.archive.stamp import stamped
 from resources.archive.utc_days import days_of
 from resources.delta.data_files import DataFile, DayWriter
 from resources.explain import explained
+from resources.reading.stamp import stamped
 from resources.reading.trace_reader import FILED, HEADS, Filed, TraceReader
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from resources.archive.few_rows import FEW, any_gone, few_changes, held_rows
 from resources.archive.marks import Days
 from resources.archive.row_changes import Written, changes, digests, gone, without_held
 from resources.archive.snapshots import ARCHIVED, ArchiveTables
-from resources.archive.stamp import stamped
+from resources.reading.stamp import stamped
 from resources.reading.trace_reader import Batch
 from resources.scoring.score_table import OURS
 from resources.tables import KEYS, arrow_schema, columns

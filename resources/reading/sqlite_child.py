@@ -20,12 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resources.archive.stamp import stamped
 from resources.delta.data_files import DayWriter
 from resources.explain import explained
 from resources.reading.page_columns import Page, page_columns, read_stored
 from resources.reading.span_columns import SpanColumns
 from resources.reading.sqlite_database import SqliteColumns
+from resources.reading.stamp import stamped
 from resources.reading.stored_traces import Stored
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """When a trace was archived.
 
 Lives here: `archived_at`, said by whoever writes the rows.
-Add here: nothing. Not here: writing them (`append.py`, `append_files.py`, `upsert.py`).
+Add here: nothing. Not here: writing them (`sqlite_child.py`, and `archive/`).
 """
 
 from datetime import UTC, datetime
