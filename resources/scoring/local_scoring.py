@@ -158,14 +158,16 @@ class LocalScoring(Scoring):
             if not mine:
                 continue
             run.begin(mine, paid=bool(threads))
-            with closing(self._answers(agent, experiment, calls, run, mine, threads)) as answers:
-                for said in answers:
-                    run.take(said)
-                    if run.is_due():
-                        run.land()
-                        if run.is_long() and not failed:
-                            failed = _tried(partial(run.publish, publisher))
-            run.end()
+            try:
+                with closing(self._answers(agent, experiment, calls, run, mine, threads)) as answers:
+                    for said in answers:
+                        run.take(said)
+                        if run.is_due():
+                            run.land()
+                            if run.is_long() and not failed:
+                                failed = _tried(partial(run.publish, publisher))
+            finally:  # Interrupted too: what was paid for lands, and nobody waits for claims of a step that has ended.
+                run.end()
         return failed or _tried(partial(run.publish, publisher))
 
     def _answers(

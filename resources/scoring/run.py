@@ -188,7 +188,7 @@ class Run:
         return time.monotonic() - max(self._published, self._begun) > PUBLISH_SECONDS
 
     def end(self) -> None:
-        """All answers are in: commit the rest, let go of what was claimed, and say what was not answered."""
+        """No more answers come: commit the rest, let go of what was claimed, and say what was not answered."""
         self.land()
         if self.claims is not None:
             self.claims.release()

@@ -29,7 +29,7 @@ from resources.scorer_registry import MlflowScorerRegistry
 from resources.scoring.call import code_of
 from resources.scoring.local_scoring import LocalScoring
 from resources.scoring.sampling import is_sampled
-from resources.scoring.score_claims import STALE_SECONDS, Claims, part_of
+from resources.scoring.score_claims import PARTS, STALE_SECONDS, Claims, part_of
 from resources.scoring.scoring import NO_LIMITS, DayScores, ScoreLimits
 from resources.scoring.trace_scores import Answer, error_text, feedback_of, id_of, is_transient
 from resources.sql.engine import DuckDbEngine
@@ -495,6 +495,26 @@ def test_claims_are_renewed_while_calls_are_made(place: Place, monkeypatch: pyte
     claimed = sum(1 for one in written if not int(one["num_added_rows"]))
     parts = {part_of(one) for one in place.ids()}
     assert claimed > len(parts) + 1, "a commit a part, one to let go, and those that renew"
+    place.whole(TRACES)
+
+
+def test_an_interrupted_step_keeps_what_was_answered_and_lets_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.declare("moody", cost_per_call=0.01)
+    place.mood(all="slow")
+    monkeypatch.setattr("resources.scoring.run.REPORT_SECONDS", 0)
+
+    def interrupted(line: str) -> None:
+        if f"5 of {TRACES}" in line:
+            raise KeyboardInterrupt
+
+    scoring, asked = LocalScoring(place.platform), (place.agent, DAY, place.registered)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.score_day(*asked, settled_before_ms=FOREVER, progress=interrupted, limits=NO_LIMITS)
+    landed = len(place.scores())
+    assert landed >= 5
+    table = DeltaTable(place.platform.table_uri(place.agent.spec.table_prefix + "assessments"))
+    assert not any(table.transaction_version(f"claim:{DAY}:{part}") for part in range(PARTS))
+    assert place.score().calls == TRACES - landed
     place.whole(TRACES)
 
 
