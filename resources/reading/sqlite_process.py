@@ -48,7 +48,8 @@ class SqliteProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **_MEMORY, **memory, "PYTHONPATH": paths},
+            # What lies in the folder a command is called in is nobody's module.
+            env={**os.environ, **_MEMORY, **memory, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
         )
         assert self._child.stdin is not None
         assert self._child.stdout is not None

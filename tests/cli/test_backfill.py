@@ -169,6 +169,16 @@ def test_progress_is_one_line_that_changes_in_a_terminal_and_lines_now_and_then_
     assert file.getvalue() == "  one\n  three\ndone\n", "the newest is always shown before what follows"
 
 
+def test_work_that_may_be_paid_for_goes_on_when_nobody_reads_its_progress():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with io.TextIOWrapper(os.fdopen(writing, "wb", buffering=0), write_through=True) as pipe:
+        shown = ProgressLine(pipe)
+        shown.passing("1 of 2")
+        with pytest.raises(BrokenPipeError):
+            shown.lasting("in between, it ends as ever")
+
+
 def test_a_run_that_fails_stops_with_its_sentence_and_the_next_call_goes_on(world: World, run: Run):
     world.edit("scorers.py", *CHANGE)
     world.edit(

@@ -117,6 +117,18 @@ def test_a_process_that_ends_is_one_sentence_and_a_rerun_heals(
     made.assert_whole(TRACES)
 
 
+def test_a_folder_with_modules_of_the_same_names_is_no_hindrance(
+    made: Production, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("resources/__init__.py", "queue.py"):
+        file = tmp_path / "called" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path / "called")
+
+    assert made.archive().written["traces"] == Written(TRACES, 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say which cores are there")
 def test_on_one_core_one_process_writes() -> None:
     cores = os.sched_getaffinity(0)
