@@ -79,7 +79,7 @@ def _after_a_thousand(turn: Turn, append: Append) -> None:
     for batch in batches[:COMMITS]:
         append(where, batch)
     for batch in batches[COMMITS:]:
-        with turn.timed(traces=ROWS):
+        with turn.timed():
             append(where, batch)
             ask(where)
 
