@@ -21,7 +21,7 @@ from resources.reading.database_changes import digests, touched
 from resources.reading.page_columns import Page, elsewhere, page_columns, read_stored
 from resources.reading.page_rows import rows
 from resources.reading.public_reader import PublicReader
-from resources.reading.row_batches import in_order
+from resources.reading.row_batches import oldest_first
 from resources.reading.span_columns import SpanColumns
 from resources.reading.sqlite_database import SqliteDatabase
 from resources.reading.stored_traces import Stored, infos, spans
@@ -64,7 +64,7 @@ class DatabaseReader(TraceReader):
         found = self._database.query(query)
         self._database.require(self._revision)
         settled = found.filter(pc.less(found.column("ended_ms"), settled_before_ms))
-        listed = in_order(settled.select(["trace_id", "request_ms"]))
+        listed = oldest_first(settled.select(["trace_id", "request_ms"]))
         return Listing(listed, found.num_rows - settled.num_rows, settled.select(["trace_id", "ended_ms"]))
 
     def touched(self, since_ms: int, until_ms: int, marks: Marks) -> Touched:

@@ -33,7 +33,7 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
 
     pc = compute()
 
-    heads = in_order(stored.heads)
+    heads = by_place(stored.heads)
     nth, started = heads.column("nth").combine_chunks(), heads.column("request_ms").combine_chunks()
     dated = pc.and_(pc.greater_equal(started, 0), pc.less_equal(started, LATEST_MS))
     known = pc.is_in(heads.column("state").combine_chunks(), value_set=pa.array(_STATES, pa.string()))
@@ -71,15 +71,15 @@ def trace_columns(stored: Stored, experiment_id: str) -> "tuple[pa.Table, set[in
     }
     fields = [field for field in arrow_schema("traces") if field.name not in _BESIDE]
     schema = pa.schema([*fields, pa.field("nth", pa.int64())])
-    return pa.Table.from_arrays([*(fitted(made[field.name], field) for field in fields), nth], schema=schema), odd
+    return pa.Table.from_arrays([*(as_field(made[field.name], field) for field in fields), nth], schema=schema), odd
 
 
-def fitted(column: Any, field: "pa.Field") -> Any:
+def as_field(column: Any, field: "pa.Field") -> Any:
     """A column in the type of a field: a cast that changes nothing takes longer than looking."""
     return column if column.type == field.type else column.cast(field.type)
 
 
-def in_order(heads: "pa.Table") -> "pa.Table":
+def by_place(heads: "pa.Table") -> "pa.Table":
     """Heads in the order of `nth`, as SQLite gives them."""
     nth = heads.column("nth").to_numpy()
     return heads if (nth[1:] > nth[:-1]).all() else heads.sort_by("nth")

@@ -14,7 +14,7 @@ from resources.arrow_compute import compute
 from resources.reading import database_sql
 from resources.reading.assessment_columns import assessment_columns
 from resources.reading.database import Database
-from resources.reading.head_columns import fitted, in_order, trace_columns
+from resources.reading.head_columns import as_field, by_place, trace_columns
 from resources.reading.span_columns import SpanColumns
 from resources.reading.stored_traces import Stored
 from resources.tables import arrow_schema
@@ -114,11 +114,11 @@ def _answered(heads: "pa.Table", stored: "pa.Table", spans: "pa.Table | None") -
     columns: dict[str, Any] = {name: heads.column(name) for name in heads.column_names}
     columns |= dict.fromkeys(("request", "response", "archived_at"), pa.nulls(heads.num_rows))
     if spans is not None:
-        at, previews = _roots(heads, spans), in_order(stored)
+        at, previews = _roots(heads, spans), by_place(stored)
         for name, of in (("request", "inputs"), ("response", "outputs")):
             columns[name] = pc.coalesce(spans.column(of).take(at), previews.column(f"{name}_preview"))
     schema = pa.schema([*arrow_schema("traces"), pa.field("nth", pa.int64())])
-    return pa.Table.from_arrays([fitted(columns[field.name], field) for field in schema], schema=schema)
+    return pa.Table.from_arrays([as_field(columns[field.name], field) for field in schema], schema=schema)
 
 
 def _roots(heads: "pa.Table", spans: "pa.Table") -> "pa.Array":

@@ -38,11 +38,12 @@ def listing_of(ids: Sequence[str], starts_ms: Sequence[int]) -> "pa.Table":
     """A listing: ids and the starts of their traces, oldest first, ties by id."""
     import pyarrow as pa
 
-    return in_order(pa.table({"trace_id": pa.array(ids, pa.string()), "request_ms": pa.array(starts_ms, pa.int64())}))
+    made = pa.table({"trace_id": pa.array(ids, pa.string()), "request_ms": pa.array(starts_ms, pa.int64())})
+    return oldest_first(made)
 
 
-def in_order(listing: "pa.Table") -> "pa.Table":
-    """A listing, oldest first, ties by id."""
+def oldest_first(listing: "pa.Table") -> "pa.Table":
+    """A listing in its order: by start, ties by id."""
     return listing.sort_by([("request_ms", "ascending"), ("trace_id", "ascending")])
 
 
